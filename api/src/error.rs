@@ -1,0 +1,97 @@
+//! How a request fails: a stable name for programs, a sentence and a remedy for people.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{names, status::words};
+
+words! {
+    /// The name of a failure: `org.rootlessd.Error.NAME` on D-Bus, `org.rootlessd.Supervisor.NAME`
+    /// on varlink.
+    ErrorKind {
+        /// Something that the engine needs cannot be had on this machine as it is; the status has
+        /// the reasons.
+        Preflight = "Preflight",
+        /// The configuration has a mistake.
+        Config = "Config",
+        /// The engine is not running, which the request needs.
+        NotRunning = "NotRunning",
+        /// The engine is on its way somewhere else.
+        Busy = "Busy",
+        /// The engine died while it was being started.
+        EngineDied = "EngineDied",
+        /// The job was cancelled.
+        Canceled = "Canceled",
+        /// The time that the request gave ran out.
+        Timeout = "Timeout",
+        /// No such job, or none any more.
+        NoSuchJob = "NoSuchJob",
+        /// An argument or option that does not exist or has a value out of its range.
+        InvalidArgument = "InvalidArgument",
+        /// The caller is somebody else.
+        AccessDenied = "AccessDenied",
+        /// A fault of rootlessd.
+        Internal = "Internal",
+    }
+}
+
+impl ErrorKind {
+    /// The name on D-Bus: ours, or a standard one where there is one.
+    pub fn dbus_name(self) -> String {
+        match self {
+            Self::InvalidArgument => "org.freedesktop.DBus.Error.InvalidArgs".into(),
+            Self::AccessDenied => "org.freedesktop.DBus.Error.AccessDenied".into(),
+            _ => format!("{}{self}", names::ERROR_PREFIX),
+        }
+    }
+
+    /// The kind that a varlink error name stands for, if it is one of ours.
+    pub fn from_varlink_name(name: &str) -> Option<Self> {
+        match name {
+            "org.varlink.service.InvalidParameter" => Some(Self::InvalidArgument),
+            "org.varlink.service.PermissionDenied" => Some(Self::AccessDenied),
+            _ => name.strip_prefix(names::VARLINK_INTERFACE)?.strip_prefix('.')?.parse().ok(),
+        }
+    }
+}
+
+/// A failed request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Error {
+    /// Its stable name.
+    #[serde(rename = "name")]
+    pub kind: ErrorKind,
+    /// What happened, to what, and why.
+    pub message: String,
+    /// The command that mends it, or a sentence where no command does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+}
+
+impl Error {
+    /// A failure without a remedy.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), remedy: None }
+    }
+
+    /// The same failure with what mends it.
+    #[must_use]
+    pub fn with_remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = Some(remedy.into());
+        self
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        if let Some(remedy) = &self.remedy {
+            write!(f, " (to mend it: {remedy})")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,4 @@
+//! The supervisor of one user's rootless Docker.
+
+pub mod plan;
+pub mod supervisor;

@@ -1,0 +1,108 @@
+//! The plan of one engine: everything that its processes have to know, decided before the first of
+//! them starts.
+//!
+//! Data flows one way: configuration and machine → [`Plan`] → `engine-shim` → `engine-init`. The
+//! plan is written to the runtime directory, so that a later rootlessd, which takes the engine
+//! over, knows it as well as the one that made it. Fields are only ever added, with a default: an
+//! engine may be older or newer than the rootlessd that reads its plan.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use rootlessd_api::Reason;
+use serde::{Deserialize, Serialize};
+
+/// Everything that the processes of one engine have to know.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// RootlessKit: the program and its arguments, without the command that it is to run.
+    pub rootlesskit: Vec<String>,
+    /// RootlessKit's state directory.
+    pub state_dir: PathBuf,
+    /// The whole environment of the engine's processes.
+    pub environment: BTreeMap<String, String>,
+    /// The network driver, by RootlessKit's name.
+    pub network_driver: String,
+    /// The port driver, by RootlessKit's name.
+    pub port_driver: String,
+    /// Whether the containers' network namespace is `<state_dir>/netns` and the daemons stay in the
+    /// machine's (`--detach-netns`).
+    pub detach_netns: bool,
+    /// Whether SELinux is on: it has to be asked outside the namespaces
+    /// (rootless-containers/rootlesskit#94).
+    pub selinux: bool,
+    /// containerd: an absolute path.
+    pub containerd: PathBuf,
+    /// dockerd: an absolute path.
+    pub dockerd: PathBuf,
+    /// More arguments for dockerd, from the configuration.
+    pub dockerd_flags: Vec<String>,
+    /// dockerd's paths and what of its configuration is ours.
+    pub docker: DockerPlan,
+    /// How long a stop may take.
+    pub stop_timeout: Duration,
+    /// What was found out about the programs.
+    pub versions: Versions,
+    /// What a person should know, though it prevents no start.
+    pub reasons: Vec<Reason>,
+}
+
+/// dockerd's paths, and what of its configuration is ours.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DockerPlan {
+    /// The user's `daemon.json`; it need not exist.
+    pub user_config: PathBuf,
+    /// `data-root`.
+    pub data_root: PathBuf,
+    /// `exec-root`.
+    pub exec_root: PathBuf,
+    /// `pidfile`.
+    pub pid_file: PathBuf,
+    /// The socket that clients use; dockerd gets it as an open file.
+    pub socket: PathBuf,
+    /// `cgroup-parent`, if it is ours to set.
+    pub cgroup_parent: Option<String>,
+    /// `live-restore`, if it is ours to set.
+    pub live_restore: Option<bool>,
+}
+
+/// The versions of the engine's programs, as they print them; absent where one could not be asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Versions {
+    /// RootlessKit's.
+    pub rootlesskit: Option<String>,
+    /// dockerd's.
+    pub dockerd: Option<String>,
+    /// containerd's.
+    pub containerd: Option<String>,
+    /// runc's.
+    pub runc: Option<String>,
+}
+
+impl DockerPlan {
+    /// containerd's root directory, dockerd's own default, so that existing images stay.
+    pub fn containerd_root(&self) -> PathBuf {
+        self.data_root.join("containerd/daemon")
+    }
+
+    /// The directory that dockerd would keep its containerd's files in.
+    pub fn containerd_dir(&self) -> PathBuf {
+        self.exec_root.join("containerd")
+    }
+
+    /// containerd's state directory, dockerd's own default.
+    pub fn containerd_state(&self) -> PathBuf {
+        self.containerd_dir().join("daemon")
+    }
+
+    /// containerd's socket, dockerd's own default.
+    pub fn containerd_socket(&self) -> PathBuf {
+        self.containerd_dir().join("containerd.sock")
+    }
+}
+
+impl Plan {
+    /// The socket of RootlessKit's API.
+    pub fn rootlesskit_socket(&self) -> PathBuf {
+        self.state_dir.join("api.sock")
+    }
+}
