@@ -4,7 +4,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{names, status::words};
+use crate::{
+    names,
+    status::{Reason, words},
+};
 
 words! {
     /// The name of a failure: `org.rootlessd.Error.NAME` on D-Bus, `org.rootlessd.Supervisor.NAME`
@@ -95,3 +98,10 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// What prevents a start is a failed preflight.
+impl From<Reason> for Error {
+    fn from(reason: Reason) -> Self {
+        Self { kind: ErrorKind::Preflight, message: reason.text, remedy: reason.remedy }
+    }
+}

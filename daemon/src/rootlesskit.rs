@@ -1,0 +1,1 @@
+//! RootlessKit: what the installed one can, and the arguments it gets.
