@@ -2,3 +2,4 @@
 
 pub mod plan;
 pub mod supervisor;
+pub mod varlink;
