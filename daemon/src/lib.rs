@@ -8,3 +8,4 @@ pub mod preflight;
 pub mod reasons;
 pub mod rootlesskit;
 pub mod supervisor;
+pub mod varlink;

@@ -1,0 +1,141 @@
+//! `org.rootlessd.Supervisor`: the supervisor's [`Handle`] on varlink.
+
+use futures_util::{StreamExt, stream};
+use rootlessd_api::{Error, ErrorKind, JobKind, JobOptions, names};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::call::{Answer, ErrorReply, Interface, Request};
+use crate::supervisor::handle::Handle;
+
+/// The interface. It holds no logic: every method is one of [`Handle`].
+#[derive(Clone, Debug)]
+pub struct Supervisor {
+    handle: Handle,
+}
+
+impl Supervisor {
+    /// The interface on `handle`.
+    pub fn new(handle: Handle) -> Self {
+        Self { handle }
+    }
+}
+
+impl Interface for Supervisor {
+    fn name(&self) -> &'static str {
+        names::VARLINK_INTERFACE
+    }
+
+    fn idl(&self) -> &'static str {
+        names::VARLINK_IDL
+    }
+
+    fn busy(&self) -> Option<ErrorReply> {
+        let error = Error::new(ErrorKind::Busy, "too many clients are connected to rootlessd");
+        Some(refusal(error.with_remedy("close some of them, or try again later"), ""))
+    }
+
+    async fn call(&self, mut request: Request) -> Result<Answer, ErrorReply> {
+        let handle = &self.handle;
+        match request.method() {
+            "GetStatus" => {
+                request.end()?;
+                answer("status", handle.full_status().await, "")
+            }
+            "Watch" => {
+                request.end()?;
+                Ok(self.watch())
+            }
+            "Start" => self.begin(JobKind::Start, request).await,
+            "Stop" => self.begin(JobKind::Stop, request).await,
+            "Restart" => self.begin(JobKind::Restart, request).await,
+            "Reload" => {
+                request.end()?;
+                nothing(handle.reload().await, "")
+            }
+            "ResetFailed" => {
+                request.end()?;
+                nothing(handle.reset_failed().await, "")
+            }
+            "WaitJob" => {
+                let id = request.required("id")?;
+                request.end()?;
+                answer("job", handle.wait_job(id).await, "id")
+            }
+            "CancelJob" => {
+                let id = request.required("id")?;
+                request.end()?;
+                nothing(handle.cancel_job(id).await, "id")
+            }
+            "ListJobs" => {
+                request.end()?;
+                answer("jobs", handle.jobs().await, "")
+            }
+            "GetConfig" => {
+                request.end()?;
+                answer("settings", handle.settings().await, "")
+            }
+            "GetLogLocation" => {
+                request.end()?;
+                value(handle.log_location()).map(Answer::One)
+            }
+            _ => Err(request.unknown_method()),
+        }
+    }
+}
+
+impl Supervisor {
+    async fn begin(&self, kind: JobKind, mut request: Request) -> Result<Answer, ErrorReply> {
+        let options = JobOptions { timeout: request.optional("timeout")? };
+        request.end()?;
+        answer("job", self.handle.request(kind, options).await, "timeout")
+    }
+
+    /// The status now and after every change. A slow reader skips to the newest.
+    fn watch(&self) -> Answer {
+        let mut status = self.handle.watch();
+        status.mark_changed();
+        let statuses = stream::unfold(status, |mut status| async move {
+            status.changed().await.ok()?;
+            let now = status.borrow_and_update().clone();
+            let reply = value(&*now).ok()?;
+            Some((json!({ "status": reply }), status))
+        });
+        Answer::Many(statuses.boxed_local())
+    }
+}
+
+fn answer<T: Serialize>(
+    name: &'static str,
+    result: Result<T, Error>,
+    parameter: &'static str,
+) -> Result<Answer, ErrorReply> {
+    match result {
+        Ok(result) => Ok(Answer::One(json!({ name: value(&result)? }))),
+        Err(error) => Err(refusal(error, parameter)),
+    }
+}
+
+fn nothing(result: Result<(), Error>, parameter: &'static str) -> Result<Answer, ErrorReply> {
+    result.map(|()| Answer::nothing()).map_err(|error| refusal(error, parameter))
+}
+
+fn value<T: Serialize>(result: &T) -> Result<Value, ErrorReply> {
+    serde_json::to_value(result)
+        .map_err(|error| refusal(Error::new(ErrorKind::Internal, error.to_string()), ""))
+}
+
+/// The error on the wire. `parameter` is the one that the supervisor could find fault with.
+fn refusal(error: Error, parameter: &'static str) -> ErrorReply {
+    match error.kind {
+        ErrorKind::InvalidArgument => ErrorReply::invalid_parameter(parameter),
+        ErrorKind::AccessDenied => ErrorReply::permission_denied(),
+        kind => {
+            let mut parameters = json!({ "message": error.message });
+            if let Some(remedy) = error.remedy {
+                parameters["remedy"] = remedy.into();
+            }
+            ErrorReply::new(format!("{}.{kind}", names::VARLINK_INTERFACE), parameters)
+        }
+    }
+}
