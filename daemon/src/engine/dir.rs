@@ -1,0 +1,113 @@
+//! The directory of the running engine, `$XDG_RUNTIME_DIR/rootlessd/engine`: what its processes and
+//! a later rootlessd have to find. It is made for each engine and removed after its end.
+
+use std::{
+    io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+use rootlessd_api::{Death, names};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    plan::Plan,
+    sys::{files, process::Identity},
+};
+
+/// The paths of one engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineDir(PathBuf);
+
+/// What a later rootlessd has to know to find the engine again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// `engine-shim`.
+    pub shim: Identity,
+}
+
+impl EngineDir {
+    /// Below `$XDG_RUNTIME_DIR`.
+    pub fn below(xdg_runtime_dir: &Path) -> Self {
+        Self(names::runtime_dir(xdg_runtime_dir).join("engine"))
+    }
+
+    /// At a path that was made by [`Self::path`].
+    pub const fn at(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Make it, empty.
+    pub fn make(&self) -> io::Result<()> {
+        self.remove()?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0)
+    }
+
+    /// Remove it.
+    pub fn remove(&self) -> io::Result<()> {
+        files::remove_tree(&self.0)
+    }
+
+    /// engine-init's control socket.
+    pub fn init_socket(&self) -> PathBuf {
+        self.0.join("init.sock")
+    }
+
+    /// Where containerd and dockerd say that they are ready.
+    pub fn notify_socket(&self) -> PathBuf {
+        self.0.join("notify.sock")
+    }
+
+    /// dockerd's configuration: the user's and ours.
+    pub fn dockerd_config(&self) -> PathBuf {
+        self.0.join("dockerd.json")
+    }
+
+    /// containerd's configuration.
+    pub fn containerd_config(&self) -> PathBuf {
+        self.0.join("containerd.toml")
+    }
+
+    /// The plan.
+    pub fn read_plan(&self) -> io::Result<Option<Plan>> {
+        files::read_json(&self.0.join("plan.json"))
+    }
+
+    /// Write the plan.
+    pub fn write_plan(&self, plan: &Plan) -> io::Result<()> {
+        files::replace_json(&self.0.join("plan.json"), plan)
+    }
+
+    /// The record of the engine.
+    pub fn read_record(&self) -> io::Result<Option<Record>> {
+        files::read_json(&self.0.join("engine.json"))
+    }
+
+    /// Write the record of the engine.
+    pub fn write_record(&self, record: &Record) -> io::Result<()> {
+        files::replace_json(&self.0.join("engine.json"), record)
+    }
+
+    /// How the engine died, if it did so itself: `engine-init` and `engine-shim` write it.
+    pub fn read_death(&self) -> io::Result<Option<Death>> {
+        files::read_json(&self.death())
+    }
+
+    /// Write how the engine died, unless that is known already: the first part to die is the cause,
+    /// what follows is its effect.
+    pub fn write_death(&self, death: &Death) -> io::Result<()> {
+        if self.death().exists() {
+            return Ok(());
+        }
+        files::replace_json(&self.death(), death)
+    }
+
+    fn death(&self) -> PathBuf {
+        self.0.join("death.json")
+    }
+}

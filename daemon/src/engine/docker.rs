@@ -1,0 +1,70 @@
+//! The few questions that we ask dockerd, over its socket.
+
+use std::{io, path::Path, time::Duration};
+
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::{Request, StatusCode, body::Bytes, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use serde::{Deserialize, de::DeserializeOwned};
+use tokio::{net::UnixStream, time::timeout};
+
+/// A dockerd that takes longer is not well.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// More than this is no answer of dockerd's.
+const ANSWER_BYTES: usize = 4 << 20;
+
+/// What we read of `GET /info`. dockerd 20.10 to 29 have these fields.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Info {
+    /// dockerd's version.
+    pub server_version: String,
+    /// The storage driver.
+    pub driver: String,
+    /// The cgroup driver.
+    pub cgroup_driver: String,
+    /// How many containers run.
+    pub containers_running: u32,
+    /// The data root.
+    pub docker_root_dir: String,
+    /// Whether containers outlive dockerd.
+    pub live_restore_enabled: bool,
+}
+
+/// Ask `GET /info`.
+pub async fn info(socket: &Path) -> io::Result<Info> {
+    get(socket, "/info").await
+}
+
+async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> io::Result<T> {
+    let answer = timeout(TIMEOUT, exchange(socket, path));
+    let body = answer.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    serde_json::from_slice(&body).map_err(io::Error::other)
+}
+
+async fn exchange(socket: &Path, path: &str) -> io::Result<Bytes> {
+    let stream = TokioIo::new(UnixStream::connect(socket).await?);
+    let (mut sender, connection) = http1::handshake(stream).await.map_err(io::Error::other)?;
+    let request = Request::get(path)
+        .header("Host", "docker")
+        .body(Empty::<Bytes>::new())
+        .map_err(io::Error::other)?;
+    let answer = async {
+        let response = sender.send_request(request).await.map_err(io::Error::other)?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES).collect().await;
+        let body = body.map_err(io::Error::other)?.to_bytes();
+        match status {
+            StatusCode::OK => Ok(body),
+            _ => Err(io::Error::other(format!("{status}: {}", String::from_utf8_lossy(&body)))),
+        }
+    };
+    tokio::pin!(connection);
+    tokio::select! {
+        answer = answer => answer,
+        ended = &mut connection => Err(match ended {
+            Ok(()) => io::ErrorKind::UnexpectedEof.into(),
+            Err(error) => io::Error::other(error),
+        }),
+    }
+}

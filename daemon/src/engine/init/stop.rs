@@ -1,0 +1,96 @@
+//! The orderly stop: the containers, dockerd, containerd, the rest.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use rootlessd_api::{Part, Phase};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::{Event, Init, Stage};
+use crate::engine::docker;
+
+/// What containerd gets of the time at the least; it is stopped in milliseconds.
+const CONTAINERD_SHARE: Duration = Duration::from_secs(2);
+/// How long dockerd may take to read its configuration again; it takes milliseconds.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(3);
+
+impl Init {
+    /// Stop everything within `timeout`.
+    pub(super) async fn stop(&mut self, timeout: Duration) {
+        let deadline = Instant::now() + timeout;
+        let was_ready = self.status.borrow().stage == Stage::Ready;
+        self.status.send_modify(|status| status.stage = Stage::Stopping);
+
+        self.begin(Phase::Containers);
+        if was_ready && self.dockerd.is_some() {
+            let until = deadline.min(Instant::now() + RELOAD_TIMEOUT);
+            if timeout_at(until, self.end_live_restore()).await.is_err() {
+                tracing::warn!("dockerd does not read its configuration: containers are killed");
+            }
+        }
+        self.begin(Phase::Dockerd);
+        self.end(Part::Dockerd, deadline.checked_sub(CONTAINERD_SHARE).unwrap_or(deadline)).await;
+        self.begin(Phase::Containerd);
+        self.end(Part::Containerd, deadline).await;
+        self.begin(Phase::Namespaces);
+        self.children.end_all().await;
+    }
+
+    /// Have dockerd stop its containers when it ends, the way it does without live-restore: with
+    /// their own signal and time, and without marking them as stopped by hand, so that their
+    /// restart policies bring them back.
+    async fn end_live_restore(&self) {
+        let socket = &self.plan.docker.socket;
+        match docker::info(socket).await {
+            Ok(info) if !info.live_restore_enabled => return,
+            Ok(_) => {}
+            Err(error) => tracing::warn!("dockerd does not tell how it is: {error}"),
+        }
+        if let Err(error) = self.write_dockerd_config(Some(false)) {
+            tracing::warn!("{error}");
+            return;
+        }
+        if let Some(dockerd) = &self.dockerd {
+            dockerd.signal(Signal::SIGHUP);
+        }
+        // dockerd tells nobody who is not subscribed when it has read it, so it is asked.
+        while !docker::info(socket).await.is_ok_and(|info| !info.live_restore_enabled) {
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// End a part: ask, wait until `deadline`, kill.
+    async fn end(&mut self, part: Part, deadline: Instant) {
+        let running = match part {
+            Part::Dockerd => &self.dockerd,
+            _ => &self.containerd,
+        };
+        let Some(running) = running else { return };
+        running.signal(Signal::SIGTERM);
+        if timeout_at(deadline, self.until_exited(part)).await.is_err() {
+            tracing::warn!(rootlessd_part = part.as_str(), "{part} does not stop in time: killed");
+            let running = match part {
+                Part::Dockerd => &self.dockerd,
+                _ => &self.containerd,
+            };
+            if let Some(running) = running {
+                running.signal(Signal::SIGKILL);
+            }
+            self.until_exited(part).await;
+        }
+    }
+
+    async fn until_exited(&mut self, awaited: Part) {
+        loop {
+            if let Event::Exited(part, _) = self.next().await {
+                match part {
+                    Part::Dockerd => self.dockerd = None,
+                    _ => self.containerd = None,
+                }
+                if part == awaited {
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! The engine: its processes from outside ([`driver`]), and the two of them that are ours,
+//! [`shim`] outside of its namespaces and [`init`] inside.
+
+pub mod dir;
+pub mod docker;
+pub mod driver;
+pub mod exec;
+pub mod init;
+pub mod log;
+pub mod processes;
+pub mod shim;
+pub mod sweep;

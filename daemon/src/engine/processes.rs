@@ -1,0 +1,112 @@
+//! The engine's processes, found from its first one down, the same way with and without cgroups.
+
+use std::{collections::HashMap, fs};
+
+use rootlessd_api::{Part, Process};
+
+use crate::sys::process::{self, Stat};
+
+/// rootlessd itself and every process of the engine below `shim`, without what runs in containers.
+pub fn list(shim: Option<u32>) -> Vec<Process> {
+    let mut found = vec![(std::process::id(), Part::Supervisor)];
+    if let Some(shim) = shim {
+        found.extend(tree(shim, &table()));
+    }
+    found
+        .into_iter()
+        .filter_map(|(pid, part)| {
+            let name = Stat::of(pid)?.name;
+            Some(Process { part, pid, name, memory: memory(pid) })
+        })
+        .collect()
+}
+
+/// RootlessKit's first process, the child of `shim` that is not an orphan.
+pub fn rootlesskit(shim: u32) -> Option<u32> {
+    let table = table();
+    table.iter().find(|(_, stat)| stat.parent == shim && is_rootlesskit(&stat.name)).map(|(&pid, _)| pid)
+}
+
+fn table() -> HashMap<u32, Stat> {
+    process::all().filter_map(|pid| Some((pid, Stat::of(pid)?))).collect()
+}
+
+fn tree(root: u32, table: &HashMap<u32, Stat>) -> Vec<(u32, Part)> {
+    let mut found = vec![];
+    let mut open = vec![(root, Part::Shim)];
+    while let Some((pid, part)) = open.pop() {
+        found.push((pid, part));
+        // What a containerd shim has below it are a container's own processes.
+        if part == Part::Container {
+            continue;
+        }
+        let mut children: Vec<_> =
+            table.iter().filter(|(_, stat)| stat.parent == pid && stat.state != 'Z').collect();
+        children.sort_by_key(|(pid, _)| std::cmp::Reverse(**pid));
+        open.extend(children.into_iter().map(|(&child, stat)| (child, part_of(&stat.name, part))));
+    }
+    found
+}
+
+/// A process's part by its name (15 bytes at most, proc(5)) and its parent's part: the names are
+/// those of the programs that we, RootlessKit and containerd start, not something a user chooses.
+fn part_of(name: &str, parent: Part) -> Part {
+    match (parent, name) {
+        (Part::Shim, name) if is_rootlesskit(name) => Part::Rootlesskit,
+        (Part::Rootlesskit, "exe") => Part::Rootlesskit,
+        (Part::Rootlesskit, name) if is_rootlesskit(name) => Part::Rootlesskit,
+        (Part::Rootlesskit, "rootlessd") => Part::Init,
+        (Part::Rootlesskit, _) => Part::Network,
+        (Part::Init, "containerd") => Part::Containerd,
+        (Part::Init, "dockerd") => Part::Dockerd,
+        // Shims are orphans by design, adopted by engine-init.
+        (_, name) if name.starts_with("containerd-shim") => Part::Container,
+        (parent, _) => parent,
+    }
+}
+
+fn is_rootlesskit(name: &str) -> bool {
+    name.starts_with("rootlesskit") || name.starts_with("docker-rootless")
+}
+
+/// What a process takes: its share of memory, else what is resident, else 0.
+fn memory(pid: u32) -> u64 {
+    let field = |file: &str, key: &str| -> Option<u64> {
+        let text = fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+        Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+    };
+    field("smaps_rollup", "Pss:").or_else(|| field("status", "VmRSS:")).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_by_name_and_parent() {
+        let rows: &[(u32, u32, &str, Option<Part>)] = &[
+            (10, 1, "rootlessd", Some(Part::Shim)),
+            (11, 10, "rootlesskit", Some(Part::Rootlesskit)),
+            (12, 11, "exe", Some(Part::Rootlesskit)),
+            (13, 11, "slirp4netns", Some(Part::Network)),
+            (14, 12, "rootlessd", Some(Part::Init)),
+            (15, 14, "containerd", Some(Part::Containerd)),
+            (16, 14, "dockerd", Some(Part::Dockerd)),
+            (17, 16, "rootlesskit-doc", Some(Part::Dockerd)),
+            (18, 14, "containerd-shim", Some(Part::Container)),
+            (19, 18, "dockerd", None),
+            (20, 1, "bash", None),
+        ];
+        let table = rows
+            .iter()
+            .map(|&(pid, parent, name, _)| {
+                (pid, Stat { name: name.into(), state: 'S', parent, start_time: 0 })
+            })
+            .collect();
+        let found: HashMap<_, _> = tree(10, &table).into_iter().collect();
+        for &(pid, _, name, part) in rows {
+            assert_eq!(found.get(&pid).copied(), part, "{name}");
+        }
+    }
+}

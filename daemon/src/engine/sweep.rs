@@ -1,0 +1,144 @@
+//! What is left of an engine: found by what only its processes can have, ended, and removed.
+//!
+//! Usually there is nothing: engine-shim ends its own descendants, and rootlessd only makes sure.
+//! It is needed when the shim itself was killed, or does not get done in time.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs, io,
+    time::Duration,
+};
+
+use rootlessd_api::names;
+use tokio::time::{Instant, timeout_at};
+
+use super::dir::EngineDir;
+use crate::{
+    plan::Plan,
+    sys::{
+        files,
+        process::{self, Process, Stat},
+    },
+    systemd::Systemd,
+};
+
+/// How long killed processes may take to be gone.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// End whatever is left of the engine, and remove its files.
+pub async fn sweep(systemd: Option<&Systemd>, dir: &EngineDir, plan: Option<&Plan>) {
+    if let Err(error) = try_sweep(systemd, dir, plan).await {
+        tracing::warn!("something of the last engine may be left: {error}");
+    }
+}
+
+async fn try_sweep(
+    systemd: Option<&Systemd>,
+    dir: &EngineDir,
+    plan: Option<&Plan>,
+) -> io::Result<()> {
+    end_processes(dir, plan).await?;
+    if let Some(systemd) = systemd {
+        for unit in [names::ENGINE_SCOPE, names::CONTAINERS_SLICE] {
+            systemd.kill_cgroup(unit).await?;
+        }
+        systemd.stop_unit(names::ENGINE_SCOPE).await?;
+    }
+    if let Some(plan) = plan {
+        files::remove(&plan.docker.pid_file)?;
+        remove_state_dir(plan)?;
+    }
+    dir.remove()
+}
+
+/// Kill the engine's processes and what descends from them, until there is none.
+async fn end_processes(dir: &EngineDir, plan: Option<&Plan>) -> io::Result<()> {
+    let marks = marks(dir, plan);
+    let deadline = Instant::now() + TIMEOUT;
+    loop {
+        let found = find(&marks);
+        let Some(first) = found.iter().find_map(|&pid| Process::open(pid).ok()) else {
+            return Ok(());
+        };
+        found.iter().copied().for_each(process::kill);
+        timeout_at(deadline, first.gone()).await.map_err(|_| {
+            io::Error::other(format!("process {} does not end", first.identity().pid))
+        })?;
+    }
+}
+
+/// Two arguments in a row that only a process of this engine has.
+type Mark = (&'static str, String);
+
+fn marks(dir: &EngineDir, plan: Option<&Plan>) -> Vec<Mark> {
+    let text = |path: &std::path::Path| path.to_string_lossy().into_owned();
+    let mut marks = vec![
+        ("--dir", text(dir.path())),
+        ("--config", text(&dir.containerd_config())),
+        ("--config-file", text(&dir.dockerd_config())),
+    ];
+    marks.extend(plan.map(|plan| ("-address", text(&plan.docker.containerd_socket()))));
+    marks
+}
+
+fn find(marks: &[Mark]) -> Vec<u32> {
+    let parents: HashMap<u32, u32> = process::all()
+        .filter_map(|pid| Stat::of(pid).filter(|stat| stat.state != 'Z').map(|it| (pid, it.parent)))
+        .collect();
+    let marked: HashSet<u32> = parents.keys().copied().filter(|&pid| is_marked(pid, marks)).collect();
+    let belongs = |&pid: &u32| {
+        std::iter::successors(Some(pid), |pid| parents.get(pid).copied())
+            .take(parents.len())
+            .any(|ancestor| marked.contains(&ancestor))
+    };
+    parents.keys().copied().filter(belongs).collect()
+}
+
+fn is_marked(pid: u32, marks: &[Mark]) -> bool {
+    let Ok(arguments) = fs::read(format!("/proc/{pid}/cmdline")) else { return false };
+    let arguments: Vec<_> = arguments.split(|&byte| byte == 0).collect();
+    arguments.windows(2).any(|pair| {
+        marks.iter().any(|(flag, value)| pair == [flag.as_bytes(), value.as_bytes()])
+    })
+}
+
+/// RootlessKit removes its state directory unless it was killed. The path can be the user's choice,
+/// so only RootlessKit's own names in it are touched.
+fn remove_state_dir(plan: &Plan) -> io::Result<()> {
+    let names = [
+        "api.sock", "child_pid", "hosts", "lock", "netns", "resolv.conf", ".bp-ready.pipe",
+        ".bp.sock", ".s4nn.sock",
+    ];
+    for name in names {
+        files::remove(&plan.state_dir.join(name))?;
+    }
+    // Something else in it is not ours to judge.
+    let _ = fs::remove_dir(&plan.state_dir);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn the_engines_processes_are_ended_and_no_others() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = EngineDir::at(temporary.path().join("engine"));
+        let path = dir.path().to_str().unwrap();
+        let sh = |script: &str, arguments: &[&str]| {
+            let mut command = std::process::Command::new("sh");
+            command.args(["-c", script, "sh"]).args(arguments).spawn().unwrap()
+        };
+        let mut other = sh("sleep 60; :", &["--dir=", path]);
+        let mut ours = sh("sleep 61 & wait", &["--dir", path]);
+        assert!(find(&marks(&dir, None)).contains(&ours.id()));
+        // The zombie stays until it is waited for, which is the parent's business.
+        end_processes(&dir, None).await.unwrap();
+        assert_eq!(find(&marks(&dir, None)), []);
+        assert!(!ours.wait().unwrap().success());
+        assert!(other.try_wait().unwrap().is_none());
+        process::kill(other.id());
+        other.wait().unwrap();
+    }
+}

@@ -1,0 +1,401 @@
+//! The life of the engine as a pure machine: (state, event) → (state, effects). Nothing here reads
+//! a clock, starts a process or publishes anything; the [supervisor](super) does.
+
+use std::time::Duration;
+
+use rootlessd_api::{Phase, State};
+use serde::{Deserialize, Serialize};
+
+/// Where the engine is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Life {
+    /// Not running; only a request starts it.
+    Stopped,
+    /// Coming up.
+    Starting(Phase),
+    /// dockerd is ready and answers.
+    Running,
+    /// dockerd is there and does not answer.
+    Degraded,
+    /// Going down.
+    Stopping(Phase, Then),
+    /// Dead; it is started again when the delay is over.
+    Backoff,
+    /// Dead too often, or not to be started on this machine as it is.
+    Failed,
+}
+
+/// What comes after a stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Then {
+    /// Nothing.
+    Rest,
+    /// A start.
+    Start,
+}
+
+/// What can happen to the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Somebody asks for it to run.
+    Start,
+    /// Somebody asks for it to be down.
+    Stop,
+    /// Somebody asks for it to go down and up again.
+    Restart,
+    /// Somebody asks for its deaths to be forgotten.
+    ResetFailed,
+    /// It came further on its way up or down.
+    Phase(Phase),
+    /// dockerd is ready, and a probe passed.
+    Healthy,
+    /// dockerd is there, and a probe failed.
+    Unhealthy,
+    /// All of it is gone, as was asked.
+    Gone,
+    /// All of it is gone, as nobody asked.
+    Died,
+    /// It cannot be started until a person mends something.
+    Refused,
+    /// The delay before the next try is over.
+    DelayOver,
+}
+
+/// What the supervisor has to do about an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Start the engine.
+    Start,
+    /// Stop the engine.
+    Stop,
+    /// Send [`Event::DelayOver`] after this time.
+    Delay(Duration),
+    /// Do not send it any more.
+    EndDelay,
+}
+
+/// How often and how fast a dead engine is started again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RestartPolicy {
+    /// As many deaths in [`Self::window`] are one too many; 0: there are never too many.
+    pub limit: u32,
+    /// How long a death counts.
+    pub window: Duration,
+    /// The delay after the first death; it doubles with each further one.
+    pub delay: Duration,
+    /// The longest delay.
+    pub max_delay: Duration,
+}
+
+/// The machine: a life and the deaths that count.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    life: Life,
+    /// When it died, in CLOCK_BOOTTIME since boot, the newest last; only those of the window.
+    deaths: Vec<Duration>,
+}
+
+impl Life {
+    /// The state that the world sees.
+    pub const fn state(self) -> State {
+        match self {
+            Self::Stopped => State::Stopped,
+            Self::Starting(_) => State::Starting,
+            Self::Running => State::Running,
+            Self::Degraded => State::Degraded,
+            Self::Stopping(..) => State::Stopping,
+            Self::Backoff => State::Backoff,
+            Self::Failed => State::Failed,
+        }
+    }
+
+    /// The phase that the world sees.
+    pub const fn phase(self) -> Option<Phase> {
+        match self {
+            Self::Starting(phase) | Self::Stopping(phase, _) => Some(phase),
+            _ => None,
+        }
+    }
+
+    /// Whether there is (or may be) anything of the engine.
+    pub const fn has_engine(self) -> bool {
+        matches!(self, Self::Starting(_) | Self::Running | Self::Degraded | Self::Stopping(..))
+    }
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self { life: Life::Stopped, deaths: vec![] }
+    }
+}
+
+impl Machine {
+    /// Where the engine is in its life.
+    pub const fn life(&self) -> Life {
+        self.life
+    }
+
+    /// Take `event` at `now` (CLOCK_BOOTTIME), and say what is to be done.
+    #[must_use]
+    pub fn next(&mut self, event: Event, now: Duration, policy: &RestartPolicy) -> Vec<Effect> {
+        use Event as E;
+        use Life as L;
+        let (life, effects) = match (self.life, event) {
+            (_, E::ResetFailed) => {
+                self.deaths.clear();
+                match self.life {
+                    L::Failed => (L::Stopped, vec![]),
+                    life => (life, vec![]),
+                }
+            }
+
+            (L::Stopped, E::Start | E::Restart) => (L::Starting(Phase::Preflight), vec![Effect::Start]),
+            // A person asks, so the deaths that came before count no more.
+            (L::Failed, E::Start | E::Restart) => {
+                self.deaths.clear();
+                (L::Starting(Phase::Preflight), vec![Effect::Start])
+            }
+            (L::Backoff, E::Start | E::Restart) => {
+                (L::Starting(Phase::Preflight), vec![Effect::EndDelay, Effect::Start])
+            }
+            (L::Backoff, E::DelayOver) => (L::Starting(Phase::Preflight), vec![Effect::Start]),
+            (L::Backoff, E::Stop) => (L::Stopped, vec![Effect::EndDelay]),
+            (L::Failed, E::Stop) => (L::Stopped, vec![]),
+
+            (L::Starting(_), E::Phase(phase)) => (L::Starting(phase), vec![]),
+            (L::Starting(_) | L::Running | L::Degraded, E::Healthy) => (L::Running, vec![]),
+            (L::Starting(_) | L::Running | L::Degraded, E::Unhealthy) => (L::Degraded, vec![]),
+            (L::Starting(_) | L::Running | L::Degraded, E::Stop) => {
+                (L::Stopping(Phase::Containers, Then::Rest), vec![Effect::Stop])
+            }
+            (L::Starting(_) | L::Running | L::Degraded, E::Restart) => {
+                (L::Stopping(Phase::Containers, Then::Start), vec![Effect::Stop])
+            }
+            (L::Starting(_), E::Refused) => (L::Failed, vec![]),
+            // Somebody ended it behind our back, if ever so gently: it is to run.
+            (L::Starting(_) | L::Running | L::Degraded, E::Died | E::Gone) => self.die(now, policy),
+
+            (L::Stopping(_, then), E::Phase(phase)) => (L::Stopping(phase, then), vec![]),
+            (L::Stopping(phase, _), E::Stop) => (L::Stopping(phase, Then::Rest), vec![]),
+            (L::Stopping(phase, _), E::Start | E::Restart) => {
+                (L::Stopping(phase, Then::Start), vec![])
+            }
+            // A death on the way down is a stop that was less orderly than it should be.
+            (L::Stopping(_, Then::Rest), E::Gone | E::Died | E::Refused) => (L::Stopped, vec![]),
+            (L::Stopping(_, Then::Start), E::Gone | E::Died | E::Refused) => {
+                (L::Starting(Phase::Preflight), vec![Effect::Start])
+            }
+
+            // What asks for what is already so, and what comes too late.
+            (life, _) => (life, vec![]),
+        };
+        self.life = life;
+        effects
+    }
+
+    fn die(&mut self, now: Duration, policy: &RestartPolicy) -> (Life, Vec<Effect>) {
+        self.deaths.push(now);
+        self.deaths.retain(|&death| now.saturating_sub(death) < policy.window);
+        let count = u32::try_from(self.deaths.len()).unwrap_or(u32::MAX);
+        if policy.limit != 0 && count >= policy.limit {
+            return (Life::Failed, vec![]);
+        }
+        let doubled = 2u32.saturating_pow(count - 1);
+        let delay = policy.delay.saturating_mul(doubled).min(policy.max_delay);
+        (Life::Backoff, vec![Effect::Delay(delay)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        Effect, Event as E,
+        Life::{self as L, Backoff, Degraded, Failed, Running, Stopped},
+        Machine, RestartPolicy,
+        Then::{Rest, Start},
+    };
+    use rootlessd_api::Phase::{self, Containerd, Containers, Dockerd, Preflight};
+    use std::time::Duration;
+
+    const POLICY: RestartPolicy = RestartPolicy {
+        limit: 3,
+        window: Duration::from_secs(60),
+        delay: Duration::from_millis(200),
+        max_delay: Duration::from_millis(300),
+    };
+    const UP: L = L::Starting(Dockerd);
+    const AGAIN: L = L::Starting(Preflight);
+    const DOWN: L = L::Stopping(Containerd, Rest);
+    const DOWN_UP: L = L::Stopping(Containerd, Start);
+    const STOP: L = L::Stopping(Containers, Rest);
+    const STOP_START: L = L::Stopping(Containers, Start);
+    const DELAY: Effect = Effect::Delay(Duration::from_millis(200));
+
+    /// A row for each (life, event): what comes of it, and what is to be done.
+    #[rustfmt::skip]
+    const TABLE: &[(L, E, L, &[Effect])] = &[
+        (Stopped,  E::Start,             AGAIN,      &[Effect::Start]),
+        (Stopped,  E::Stop,              Stopped,    &[]),
+        (Stopped,  E::Restart,           AGAIN,      &[Effect::Start]),
+        (Stopped,  E::ResetFailed,       Stopped,    &[]),
+        (Stopped,  E::Phase(Containers), Stopped,    &[]),
+        (Stopped,  E::Healthy,           Stopped,    &[]),
+        (Stopped,  E::Unhealthy,         Stopped,    &[]),
+        (Stopped,  E::Gone,              Stopped,    &[]),
+        (Stopped,  E::Died,              Stopped,    &[]),
+        (Stopped,  E::Refused,           Stopped,    &[]),
+        (Stopped,  E::DelayOver,         Stopped,    &[]),
+
+        (UP,       E::Start,             UP,         &[]),
+        (UP,       E::Stop,              STOP,       &[Effect::Stop]),
+        (UP,       E::Restart,           STOP_START, &[Effect::Stop]),
+        (UP,       E::ResetFailed,       UP,         &[]),
+        (UP,       E::Phase(Containers), L::Starting(Containers), &[]),
+        (UP,       E::Healthy,           Running,    &[]),
+        (UP,       E::Unhealthy,         Degraded,   &[]),
+        (UP,       E::Gone,              Backoff,    &[DELAY]),
+        (UP,       E::Died,              Backoff,    &[DELAY]),
+        (UP,       E::Refused,           Failed,     &[]),
+        (UP,       E::DelayOver,         UP,         &[]),
+
+        (Running,  E::Start,             Running,    &[]),
+        (Running,  E::Stop,              STOP,       &[Effect::Stop]),
+        (Running,  E::Restart,           STOP_START, &[Effect::Stop]),
+        (Running,  E::ResetFailed,       Running,    &[]),
+        (Running,  E::Phase(Containers), Running,    &[]),
+        (Running,  E::Healthy,           Running,    &[]),
+        (Running,  E::Unhealthy,         Degraded,   &[]),
+        (Running,  E::Gone,              Backoff,    &[DELAY]),
+        (Running,  E::Died,              Backoff,    &[DELAY]),
+        (Running,  E::Refused,           Running,    &[]),
+        (Running,  E::DelayOver,         Running,    &[]),
+
+        (Degraded, E::Start,             Degraded,   &[]),
+        (Degraded, E::Stop,              STOP,       &[Effect::Stop]),
+        (Degraded, E::Restart,           STOP_START, &[Effect::Stop]),
+        (Degraded, E::ResetFailed,       Degraded,   &[]),
+        (Degraded, E::Phase(Containers), Degraded,   &[]),
+        (Degraded, E::Healthy,           Running,    &[]),
+        (Degraded, E::Unhealthy,         Degraded,   &[]),
+        (Degraded, E::Gone,              Backoff,    &[DELAY]),
+        (Degraded, E::Died,              Backoff,    &[DELAY]),
+        (Degraded, E::Refused,           Degraded,   &[]),
+        (Degraded, E::DelayOver,         Degraded,   &[]),
+
+        (DOWN,     E::Start,             DOWN_UP,    &[]),
+        (DOWN,     E::Stop,              DOWN,       &[]),
+        (DOWN,     E::Restart,           DOWN_UP,    &[]),
+        (DOWN,     E::ResetFailed,       DOWN,       &[]),
+        (DOWN,     E::Phase(Containers), STOP,       &[]),
+        (DOWN,     E::Healthy,           DOWN,       &[]),
+        (DOWN,     E::Unhealthy,         DOWN,       &[]),
+        (DOWN,     E::Gone,              Stopped,    &[]),
+        (DOWN,     E::Died,              Stopped,    &[]),
+        (DOWN,     E::Refused,           Stopped,    &[]),
+        (DOWN,     E::DelayOver,         DOWN,       &[]),
+
+        (DOWN_UP,  E::Start,             DOWN_UP,    &[]),
+        (DOWN_UP,  E::Stop,              DOWN,       &[]),
+        (DOWN_UP,  E::Restart,           DOWN_UP,    &[]),
+        (DOWN_UP,  E::ResetFailed,       DOWN_UP,    &[]),
+        (DOWN_UP,  E::Phase(Containers), STOP_START, &[]),
+        (DOWN_UP,  E::Healthy,           DOWN_UP,    &[]),
+        (DOWN_UP,  E::Unhealthy,         DOWN_UP,    &[]),
+        (DOWN_UP,  E::Gone,              AGAIN,      &[Effect::Start]),
+        (DOWN_UP,  E::Died,              AGAIN,      &[Effect::Start]),
+        (DOWN_UP,  E::Refused,           AGAIN,      &[Effect::Start]),
+        (DOWN_UP,  E::DelayOver,         DOWN_UP,    &[]),
+
+        (Backoff,  E::Start,             AGAIN,      &[Effect::EndDelay, Effect::Start]),
+        (Backoff,  E::Stop,              Stopped,    &[Effect::EndDelay]),
+        (Backoff,  E::Restart,           AGAIN,      &[Effect::EndDelay, Effect::Start]),
+        (Backoff,  E::ResetFailed,       Backoff,    &[]),
+        (Backoff,  E::Phase(Containers), Backoff,    &[]),
+        (Backoff,  E::Healthy,           Backoff,    &[]),
+        (Backoff,  E::Unhealthy,         Backoff,    &[]),
+        (Backoff,  E::Gone,              Backoff,    &[]),
+        (Backoff,  E::Died,              Backoff,    &[]),
+        (Backoff,  E::Refused,           Backoff,    &[]),
+        (Backoff,  E::DelayOver,         AGAIN,      &[Effect::Start]),
+
+        (Failed,   E::Start,             AGAIN,      &[Effect::Start]),
+        (Failed,   E::Stop,              Stopped,    &[]),
+        (Failed,   E::Restart,           AGAIN,      &[Effect::Start]),
+        (Failed,   E::ResetFailed,       Stopped,    &[]),
+        (Failed,   E::Phase(Containers), Failed,     &[]),
+        (Failed,   E::Healthy,           Failed,     &[]),
+        (Failed,   E::Unhealthy,         Failed,     &[]),
+        (Failed,   E::Gone,              Failed,     &[]),
+        (Failed,   E::Died,              Failed,     &[]),
+        (Failed,   E::Refused,           Failed,     &[]),
+        (Failed,   E::DelayOver,         Failed,     &[]),
+    ];
+
+    #[test]
+    fn every_row() {
+        for &(life, event, then, effects) in TABLE {
+            let mut machine = Machine { life, deaths: vec![] };
+            let got = machine.next(event, Duration::from_secs(100), &POLICY);
+            assert_eq!((machine.life, got.as_slice()), (then, effects), "{life:?} × {event:?}");
+        }
+    }
+
+    #[test]
+    fn the_table_has_every_pair() {
+        let events = 11;
+        let lives = [Stopped, UP, Running, Degraded, DOWN, DOWN_UP, Backoff, Failed];
+        assert_eq!(TABLE.len(), events * lives.len());
+        for life in lives {
+            assert_eq!(TABLE.iter().filter(|row| row.0 == life).count(), events, "{life:?}");
+        }
+    }
+
+    #[test]
+    fn deaths_count_within_the_window_only() {
+        // (second of each death, what the last one leads to)
+        let rows: &[(&[u64], L, Option<u64>)] = &[
+            (&[0], Backoff, Some(200)),
+            (&[0, 1], Backoff, Some(300)),
+            (&[0, 1, 2], Failed, None),
+            (&[0, 1, 61], Backoff, Some(200)),
+            (&[0, 30, 61], Backoff, Some(300)),
+            (&[0, 100, 200, 300], Backoff, Some(200)),
+        ];
+        for (seconds, life, delay) in rows {
+            let mut machine = Machine::default();
+            let mut effects = vec![];
+            for &second in *seconds {
+                machine.life = Running;
+                effects = machine.next(E::Died, Duration::from_secs(second), &POLICY);
+            }
+            assert_eq!(machine.life, *life, "{seconds:?}");
+            let delay: Vec<_> = delay.iter().map(|&ms| Effect::Delay(Duration::from_millis(ms))).collect();
+            assert_eq!(effects, delay, "{seconds:?}");
+        }
+    }
+
+    #[test]
+    fn forgotten_deaths_do_not_count() {
+        let now = Duration::from_secs(1);
+        for forget in [E::ResetFailed, E::Start] {
+            let mut machine = Machine { life: Failed, deaths: vec![now; 3] };
+            let _ = machine.next(forget, now, &POLICY);
+            machine.life = Running;
+            let _ = machine.next(E::Died, now, &POLICY);
+            assert_eq!(machine.life, Backoff);
+        }
+    }
+
+    #[test]
+    fn phases_show_only_on_the_way() {
+        for phase in Phase::ALL {
+            assert_eq!(L::Starting(*phase).phase(), Some(*phase));
+            assert_eq!(L::Stopping(*phase, Rest).phase(), Some(*phase));
+        }
+        for life in [Stopped, Running, Degraded, Backoff, Failed] {
+            assert_eq!(life.phase(), None);
+        }
+    }
+}

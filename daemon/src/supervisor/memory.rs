@@ -1,0 +1,127 @@
+//! What the supervisor must not forget when it is replaced: `state.json` in the runtime directory.
+//! A reboot or logout forgets it with the engine that it is about.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rootlessd_api::{Death, Error, ErrorKind, Reason, names};
+use serde::{Deserialize, Serialize};
+
+use super::machine::{Life, Machine};
+use crate::{
+    reasons::Code,
+    sys::{clock, files},
+};
+
+/// What the supervisor must not forget.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Where the engine is in its life, and the deaths that count.
+    pub machine: Machine,
+    /// When it came there, in µs of CLOCK_REALTIME.
+    pub since: u64,
+    /// The last deaths, as they are told.
+    #[serde(default)]
+    pub deaths: Vec<Death>,
+    /// Why it failed, if not by dying.
+    #[serde(default)]
+    pub refusals: Vec<Reason>,
+    /// When the next start is tried; in a back-off only.
+    #[serde(default)]
+    pub next_attempt: Option<Moment>,
+}
+
+/// A moment to come, on both clocks: one to wait by, one to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moment {
+    /// In CLOCK_BOOTTIME since boot.
+    pub boottime: Duration,
+    /// In µs of CLOCK_REALTIME.
+    pub realtime: u64,
+}
+
+impl Moment {
+    /// After this time.
+    pub fn after(delay: Duration) -> Self {
+        let micros = u64::try_from(delay.as_micros()).unwrap_or(u64::MAX);
+        Self {
+            boottime: clock::now_boottime().saturating_add(delay),
+            realtime: clock::now_realtime().saturating_add(micros),
+        }
+    }
+
+    /// How long it is until then.
+    pub fn left(self) -> Duration {
+        self.boottime.saturating_sub(clock::now_boottime())
+    }
+}
+
+impl Memory {
+    /// Why the engine does not run, the gravest first.
+    pub fn reasons(&self) -> impl Iterator<Item = Reason> {
+        let failed = self.machine.life() == Life::Failed;
+        let died = self.deaths.last().filter(|_| failed && self.refusals.is_empty());
+        let died = died.map(|death| Reason {
+            code: Code::DiedTooOften.as_str().to_owned(),
+            part: death.part,
+            text: format!("it died too often; the last time, {}", death.text),
+            remedy: Some(format!("rootlessctl logs --part {}, then rootlessctl start", death.part)),
+        });
+        self.refusals.iter().filter(move |_| failed).cloned().chain(died)
+    }
+
+    /// Why a job that was to bring the engine elsewhere failed.
+    pub fn why_not(&self, life: Life) -> Error {
+        match (life, self.refusals.first(), self.deaths.last()) {
+            (Life::Failed, Some(reason), _) => {
+                let more = self.refusals.len() - 1;
+                let more = if more == 0 { String::new() } else { format!(", and {more} more reasons") };
+                Error {
+                    kind: ErrorKind::Preflight,
+                    message: format!("{}{more}", reason.text),
+                    remedy: reason.remedy.clone(),
+                }
+            }
+            (Life::Failed | Life::Backoff, _, Some(death)) => {
+                Error::new(ErrorKind::EngineDied, format!("the engine died: {}", death.text))
+                    .with_remedy(format!("rootlessctl logs --part {}", death.part))
+            }
+            (life, ..) => {
+                Error::new(ErrorKind::Canceled, format!("the engine is {} now", life.state()))
+            }
+        }
+    }
+}
+
+/// Where it is kept.
+#[derive(Clone, Debug)]
+pub struct Store(PathBuf);
+
+impl Store {
+    /// Below `$XDG_RUNTIME_DIR`.
+    pub fn below(xdg_runtime_dir: &Path) -> Self {
+        Self(names::runtime_dir(xdg_runtime_dir).join("state.json"))
+    }
+
+    /// What the last supervisor remembered. What cannot be read is told and forgotten: the engine
+    /// itself is found without it.
+    pub fn load(&self) -> Option<Memory> {
+        files::read_json(&self.0).unwrap_or_else(|error| {
+            tracing::warn!("{} cannot be read: {error}", self.0.display());
+            None
+        })
+    }
+
+    /// Remember.
+    pub fn save(&self, memory: &Memory) -> io::Result<()> {
+        files::replace_json(&self.0, memory)
+    }
+
+    /// Forget: the next supervisor starts from nothing.
+    pub fn clear(&self) -> io::Result<()> {
+        files::remove(&self.0)
+    }
+}

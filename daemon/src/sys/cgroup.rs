@@ -1,0 +1,47 @@
+//! Control groups, version 2 (cgroups(7)).
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// Where the unified hierarchy is mounted, alone or beside version 1.
+fn mount_point() -> Option<&'static Path> {
+    ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
+        .into_iter()
+        .map(Path::new)
+        .find(|path| path.join("cgroup.controllers").exists())
+}
+
+/// The directory of a group, given as `/proc/PID/cgroup` or systemd names it.
+fn directory(group: &str) -> io::Result<PathBuf> {
+    let mount_point = mount_point().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+    Ok(mount_point.join(group.trim_start_matches('/')))
+}
+
+/// The group that this process is in. Only the line `0::` counts: others are of version 1.
+pub fn own() -> Option<String> {
+    let text = fs::read_to_string("/proc/self/cgroup").ok()?;
+    text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
+}
+
+/// The controllers that are to be had in a group.
+pub fn controllers(group: &str) -> Vec<String> {
+    directory(group)
+        .and_then(|directory| fs::read_to_string(directory.join("cgroup.controllers")))
+        .map(|text| text.split_ascii_whitespace().map(str::to_owned).collect())
+        .unwrap_or_default()
+}
+
+/// Kill every process in a group and below it. `NotFound` where the kernel cannot (before 5.14).
+pub fn kill(group: &str) -> io::Result<()> {
+    let file = directory(group)?.join("cgroup.kill");
+    if !file.exists() && directory(group)?.exists() {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    match fs::write(file, "1") {
+        // The group went away meanwhile.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}

@@ -1,0 +1,8 @@
+//! What the kernel offers, in the shape that the rest needs it.
+
+pub mod cgroup;
+pub mod children;
+pub mod clock;
+pub mod fd;
+pub mod files;
+pub mod process;

@@ -1,0 +1,148 @@
+//! Processes, told apart for good: by pid and start time, and held by pidfd.
+
+use std::{
+    fs, io,
+    os::fd::{AsFd, OwnedFd},
+};
+
+use nix::{sys::signal::Signal, unistd::Pid};
+use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+use tokio::io::{Interest, unix::AsyncFd};
+
+/// A process, named so that no later one is taken for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Its pid.
+    pub pid: u32,
+    /// When it started, in clock ticks since boot (field 22 of `/proc/PID/stat`).
+    pub start_time: u64,
+}
+
+/// What `/proc/PID/stat` tells, as far as we care.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// Its name (`comm`).
+    pub name: String,
+    /// Its state: `R`, `S`, `D`, `T`, `Z` …
+    pub state: char,
+    /// Its parent.
+    pub parent: u32,
+    /// When it started, in clock ticks since boot.
+    pub start_time: u64,
+}
+
+impl Stat {
+    /// Of a process; `None` when there is none (any more).
+    pub fn of(pid: u32) -> Option<Self> {
+        Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    /// The name is in parentheses and may hold some itself (proc(5)).
+    fn parse(text: &str) -> Option<Self> {
+        let (head, tail) = text.rsplit_once(')')?;
+        let fields: Vec<_> = tail.split_ascii_whitespace().collect();
+        Some(Self {
+            name: head.split_once('(')?.1.to_owned(),
+            state: fields.first()?.chars().next()?,
+            parent: fields.get(1)?.parse().ok()?,
+            start_time: fields.get(19)?.parse().ok()?,
+        })
+    }
+}
+
+/// All pids of the machine, or of what we see of it.
+pub fn all() -> impl Iterator<Item = u32> {
+    fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+}
+
+/// A process that is there, or was: a signal sent through this reaches it or nobody.
+#[derive(Debug)]
+pub struct Process {
+    identity: Identity,
+    pidfd: AsyncFd<OwnedFd>,
+}
+
+impl Process {
+    /// Hold a process that exists and is not yet waited for, by its pid.
+    pub fn open(pid: u32) -> io::Result<Self> {
+        let pidfd = pidfd_open(rustix_pid(pid)?, PidfdFlags::empty())?;
+        let start_time =
+            Stat::of(pid).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?.start_time;
+        let pidfd = AsyncFd::with_interest(pidfd, Interest::READABLE)?;
+        Ok(Self { identity: Identity { pid, start_time }, pidfd })
+    }
+
+    /// Find a process again; `None` if it is gone.
+    pub fn find(identity: Identity) -> Option<Self> {
+        Self::open(identity.pid).ok().filter(|process| process.identity == identity)
+    }
+
+    /// Which process this is.
+    pub const fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// Send it a signal. That it is gone is no error.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        let signal = rustix::process::Signal::from_named_raw(signal as i32)
+            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        match pidfd_send_signal(self.pidfd.get_ref().as_fd(), signal) {
+            Err(rustix::io::Errno::SRCH) | Ok(()) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Wait until it is gone, or a zombie: pidfds become readable then (pidfd_open(2)).
+    pub async fn gone(&self) {
+        // The only errors are those of a runtime that shuts down, after which nothing waits.
+        let _ = self.pidfd.readable().await;
+    }
+}
+
+/// End a process for good, whatever it is doing. That it is gone is no error.
+pub fn kill(pid: u32) {
+    if let Ok(pid) = i32::try_from(pid) {
+        let _ = nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+}
+
+fn rustix_pid(pid: u32) -> io::Result<rustix::process::Pid> {
+    i32::try_from(pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw)
+        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_with_parentheses_in_the_name() {
+        let rest = "S 7 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 9 9";
+        let stat = Stat { name: "a (b) c".into(), state: 'S', parent: 7, start_time: 4242 };
+        assert_eq!(Stat::parse(&format!("12 (a (b) c) {rest}")), Some(stat));
+        for bad in ["", "12 (x", "12 (x) S", "12 (x) S y"] {
+            assert_eq!(Stat::parse(bad), None, "{bad:?}");
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_process_is_found_by_pid_and_start_time_only() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let process = Process::open(child.id()).unwrap();
+        let identity = process.identity();
+        assert!(Process::find(identity).is_some());
+        let other = Identity { start_time: identity.start_time + 1, ..identity };
+        assert!(Process::find(other).is_none());
+        process.signal(Signal::SIGKILL).unwrap();
+        process.gone().await;
+        child.wait().unwrap();
+        assert!(Process::find(identity).is_none());
+        process.signal(Signal::SIGTERM).unwrap();
+    }
+}
