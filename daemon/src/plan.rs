@@ -24,6 +24,9 @@ pub struct Plan {
     pub network_driver: String,
     /// The port driver, by RootlessKit's name.
     pub port_driver: String,
+    /// The network helper's program, an absolute path; absent for a driver inside RootlessKit.
+    #[serde(default)]
+    pub network_helper: Option<PathBuf>,
     /// Whether the containers' network namespace is `<state_dir>/netns` and the daemons stay in the
     /// machine's (`--detach-netns`).
     pub detach_netns: bool,
@@ -61,8 +64,13 @@ pub struct DockerPlan {
     pub socket: PathBuf,
     /// `cgroup-parent`, if it is ours to set.
     pub cgroup_parent: Option<String>,
-    /// `live-restore`, if it is ours to set.
+    /// `live-restore`, if it is ours to set; it overrules the user's, which would be `true` in a
+    /// Swarm, where dockerd does not start with it.
     pub live_restore: Option<bool>,
+    /// `native.cgroupdriver` of `exec-opts`, if it is ours to set: where the machine has systemd
+    /// and the user has none, dockerd's choice of systemd would fail each container.
+    #[serde(default)]
+    pub cgroup_driver: Option<String>,
 }
 
 /// The versions of the engine's programs, as they print them; absent where one could not be asked.

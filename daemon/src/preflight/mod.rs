@@ -1,5 +1,8 @@
 //! Preflight: whether the engine can start on this machine, and the [`Plan`] with which it does.
 
+#[cfg(test)]
+pub(crate) mod testing;
+
 use rootlessd_api::Reason;
 
 use crate::{
