@@ -9,6 +9,7 @@ pub mod dbus;
 pub mod error;
 pub mod job;
 pub mod names;
+pub mod samples;
 pub mod settings;
 pub mod status;
 

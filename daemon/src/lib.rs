@@ -1,11 +1,24 @@
 //! The supervisor of one user's rootless Docker.
 
 pub mod config;
+pub mod cli;
+pub mod dbus;
 pub mod dirs;
+pub mod doorman;
 pub mod docker_config;
+pub mod engine;
+pub mod logging;
+pub mod pid1;
 pub mod plan;
 pub mod preflight;
+pub mod readiness;
 pub mod reasons;
 pub mod rootlesskit;
+pub mod run;
+pub mod sockets;
 pub mod supervisor;
+pub mod sys;
+pub mod systemd;
+#[cfg(test)]
+mod testing;
 pub mod varlink;

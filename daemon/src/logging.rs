@@ -3,7 +3,9 @@
 use std::{
     collections::HashMap,
     fmt::{self, Write as _},
+    fs::OpenOptions,
     io::Write as _,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
@@ -98,12 +100,19 @@ impl<S: Subscriber> Layer<S> for Files {
                 AppendCount::new(KEPT_FILES),
                 ContentLimit::BytesSurpassed(FILE_BYTES),
                 Compression::None,
-                Some(0o600),
+                Some(private()),
             )
         });
         // There is nowhere to say that a log cannot be written.
         let _ = file.write_all(text.as_bytes());
     }
+}
+
+/// Log lines can hold what is nobody else's business.
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).create(true).append(true).mode(0o600);
+    options
 }
 
 /// An event's fields as a line has them.

@@ -137,6 +137,15 @@ codes! {
     DropInsIgnored = "drop-ins-ignored", Config, Note;
     /// The unit that Docker's set-up tool wrote is still there.
     StockUnitPresent = "stock-unit-present", Config, Note;
+
+    /// rootlessd's configuration has a mistake.
+    ConfigInvalid = "config-invalid", Config, Fatal;
+    /// The engine died so often that rootlessd does not start it again by itself.
+    DiedTooOften = "died-too-often", Supervisor, Note;
+    /// dockerd runs, and does not answer.
+    DockerdNotAnswering = "dockerd-not-answering", Dockerd, Note;
+    /// The configuration has changed in ways that the engine reads at its start.
+    RestartNeeded = "restart-needed", Config, Note;
 }
 
 impl Code {

@@ -1,6 +1,6 @@
 //! The user's systemd, on its own socket: it works without the session bus, and while that stops.
 
-use std::{collections::HashMap, io, path::Path, time::Duration};
+use std::{io, path::Path, time::Duration};
 
 use futures_util::StreamExt;
 use crate::sys::cgroup;

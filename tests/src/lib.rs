@@ -1,1 +1,7 @@
-//! placeholder
+//! What the black-box tests share.
+
+pub mod bus;
+pub mod driver;
+pub mod front;
+pub mod idl;
+pub mod raw;

@@ -39,11 +39,12 @@ use super::{
     sweep,
 };
 use crate::{
-    config::Loaded,
+    config::{self, Loaded},
     dirs::{Dirs, Environment},
     logging::LogArgs,
     plan::Plan,
     preflight,
+    reasons::Code,
     sys::{
         self, cgroup,
         children::Exit,
@@ -128,8 +129,8 @@ pub struct World {
     pub dirs: Dirs,
     /// The environment that rootlessd was started with.
     pub environment: Environment,
-    /// The configuration, as it is at each start.
-    pub loaded: watch::Receiver<Loaded>,
+    /// The configuration, read again at each start.
+    pub loaded: watch::Sender<Loaded>,
     /// The user's systemd, where there is one.
     pub systemd: Option<Systemd>,
     /// The socket that dockerd is to serve.
@@ -217,18 +218,7 @@ impl Driver {
 
     /// One engine's life, from its launch to its end.
     async fn live(&mut self) {
-        let launch = self.world.launch();
-        tokio::pin!(launch);
-        let launched = loop {
-            tokio::select! {
-                launched = &mut launch => break Some(launched),
-                command = self.commands.recv() => match command {
-                    Some(Command::Stop { .. }) | None => break None,
-                    Some(other) => other.answer(None).await,
-                },
-            }
-        };
-        match launched {
+        match self.launch_unless_stopped().await {
             Some(Ok(engine)) => self.follow(engine).await,
             Some(Err(Failure::Refused(reasons))) => self.world.tell(Event::Refused(reasons)).await,
             Some(Err(Failure::Died(death))) => self.world.tell(Event::Died(death)).await,
@@ -236,6 +226,21 @@ impl Driver {
             None => {
                 self.world.clean().await;
                 self.world.tell(Event::Gone).await;
+            }
+        }
+    }
+
+    /// Start an engine; `None` if a stop came in between.
+    async fn launch_unless_stopped(&mut self) -> Option<Result<Engine, Failure>> {
+        let launch = self.world.launch();
+        tokio::pin!(launch);
+        loop {
+            tokio::select! {
+                launched = &mut launch => return Some(launched),
+                command = self.commands.recv() => match command {
+                    Some(Command::Stop { .. }) | None => return None,
+                    Some(other) => other.answer(None).await,
+                },
             }
         }
     }
@@ -350,7 +355,7 @@ impl World {
     async fn launch(&self) -> Result<Engine, Failure> {
         self.tell(Event::Phase(Phase::Preflight)).await;
         self.clean().await;
-        let loaded = self.loaded.borrow().clone();
+        let loaded = self.read_config().map_err(|reason| Failure::Refused(vec![reason]))?;
         let systemd = self.systemd.is_some();
         let plan = preflight::prepare(&self.dirs, &self.environment, &loaded, systemd)
             .await
@@ -360,6 +365,15 @@ impl World {
             let text = format!("the engine cannot be started: {error}");
             Failure::Died(shim::death(Part::Shim, None, text, vec![]))
         })
+    }
+
+    fn read_config(&self) -> Result<Loaded, Reason> {
+        let loaded = config::load(&self.dirs, &self.environment).map_err(|error| {
+            let reason = Code::ConfigInvalid.reason(error.message);
+            Reason { remedy: error.remedy, ..reason }
+        })?;
+        self.loaded.send_replace(loaded.clone());
+        Ok(loaded)
     }
 
     async fn start_shim(&self, plan: Plan) -> io::Result<Engine> {
@@ -517,12 +531,9 @@ async fn keep_probing(socket: std::path::PathBuf, events: mpsc::Sender<Event>) {
                 (Event::Healthy(Facts { info, controllers }), PROBE_INTERVAL)
             }
             Err(error) => {
-                let reason = Reason {
-                    code: "dockerd-not-answering".into(),
-                    part: Part::Dockerd,
-                    text: format!("dockerd does not answer: {error}"),
-                    remedy: Some("rootlessctl restart".into()),
-                };
+                let text = format!("dockerd does not answer: {error}");
+                let reason =
+                    Code::DockerdNotAnswering.reason_with_remedy(text, "rootlessctl restart");
                 (Event::Unhealthy(reason), PROBE_AGAIN)
             }
         };

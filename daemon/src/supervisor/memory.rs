@@ -64,11 +64,10 @@ impl Memory {
     pub fn reasons(&self) -> impl Iterator<Item = Reason> {
         let failed = self.machine.life() == Life::Failed;
         let died = self.deaths.last().filter(|_| failed && self.refusals.is_empty());
-        let died = died.map(|death| Reason {
-            code: Code::DiedTooOften.as_str().to_owned(),
-            part: death.part,
-            text: format!("it died too often; the last time, {}", death.text),
-            remedy: Some(format!("rootlessctl logs --part {}, then rootlessctl start", death.part)),
+        let died = died.map(|death| {
+            let text = format!("it died too often; the last time, {}", death.text);
+            let remedy = format!("rootlessctl logs --part {}, then rootlessctl start", death.part);
+            Reason { part: death.part, ..Code::DiedTooOften.reason_with_remedy(text, remedy) }
         });
         self.refusals.iter().filter(move |_| failed).cloned().chain(died)
     }

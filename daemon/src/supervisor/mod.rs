@@ -487,12 +487,8 @@ fn needs_restart(old: &Loaded, new: &Loaded) -> bool {
 }
 
 fn restart_needed() -> Reason {
-    Reason {
-        code: Code::RestartNeeded.as_str().to_owned(),
-        part: Part::Config,
-        text: "the configuration has changed in ways that the engine reads at its start".to_owned(),
-        remedy: Some("rootlessctl restart".to_owned()),
-    }
+    let text = "the configuration has changed in ways that the engine reads at its start";
+    Code::RestartNeeded.reason_with_remedy(text, "rootlessctl restart")
 }
 
 fn unseen_death() -> Death {

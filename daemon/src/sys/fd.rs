@@ -1,4 +1,4 @@
-//! Files that came open from the process before us. The one module with `unsafe` in it.
+//! Open files by number, and files to be watched. The one module with `unsafe` in it.
 #![allow(unsafe_code)]
 
 use std::{
@@ -7,6 +7,7 @@ use std::{
 };
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// Take a file that this process was started with, by its number, and keep it from our own
 /// children. Call it once a number, before anything else opens files.
@@ -19,4 +20,10 @@ pub fn take(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: it is open, as fcntl(2) just said, and it is ours alone: whoever started us meant it
     // for us, and every number is taken once only (this function's contract).
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Wait for a file to be readable, as it is the way of pidfds.
+pub fn watch(file: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd is one open file, always the same, for as long as it lives.
+    Ok(unsafe { AsyncFd::register_with_interest(file, Interest::READABLE) }?)
 }

@@ -5,4 +5,5 @@ pub mod children;
 pub mod clock;
 pub mod fd;
 pub mod files;
+pub mod notify;
 pub mod process;

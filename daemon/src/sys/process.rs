@@ -8,7 +8,9 @@ use std::{
 use nix::{sys::signal::Signal, unistd::Pid};
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::io::unix::AsyncFd;
+
+use super::fd;
 
 /// A process, named so that no later one is taken for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,8 +74,7 @@ impl Process {
         let pidfd = pidfd_open(rustix_pid(pid)?, PidfdFlags::empty())?;
         let start_time =
             Stat::of(pid).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?.start_time;
-        let pidfd = AsyncFd::with_interest(pidfd, Interest::READABLE)?;
-        Ok(Self { identity: Identity { pid, start_time }, pidfd })
+        Ok(Self { identity: Identity { pid, start_time }, pidfd: fd::watch(pidfd)? })
     }
 
     /// Find a process again; `None` if it is gone.

@@ -37,7 +37,7 @@ impl Socket {
             if ready.is_read_closed() {
                 return;
             }
-            let _ = self.stream.try_io(Interest::PRIORITY, || would_block::<()>());
+            let _ = self.stream.try_io(Interest::PRIORITY, would_block::<()>);
         }
     }
 

@@ -20,7 +20,7 @@ use super::Request;
 use crate::{
     engine::dir::EngineDir,
     varlink::{
-        Answer, ErrorReply,
+        call::{self, Answer, ErrorReply, Interface},
         server::{self, Limits},
     },
 };
@@ -86,7 +86,7 @@ struct Control {
     requests: mpsc::Sender<Request>,
 }
 
-impl crate::varlink::Interface for Control {
+impl Interface for Control {
     fn name(&self) -> &'static str {
         names::INIT_INTERFACE
     }
@@ -95,7 +95,7 @@ impl crate::varlink::Interface for Control {
         include_str!("org.rootlessd.EngineInit.varlink")
     }
 
-    async fn call(&self, mut request: crate::varlink::Request) -> Result<Answer, ErrorReply> {
+    async fn call(&self, mut request: call::Request) -> Result<Answer, ErrorReply> {
         match request.method() {
             "Follow" => {
                 request.expect_more()?;

@@ -6,7 +6,6 @@
 
 mod control;
 mod namespaces;
-mod notify;
 mod parts;
 mod stop;
 
@@ -25,7 +24,7 @@ use tokio::{
 
 pub use control::{InitStatus, PROTOCOL, Stage};
 
-use self::{notify::Notifications, parts::Running};
+use self::parts::Running;
 use super::{dir::EngineDir, shim};
 use crate::{
     docker_config,
@@ -33,6 +32,7 @@ use crate::{
     sys::{
         children::{Children, Exit},
         fd, files,
+        notify::Notifications,
     },
 };
 

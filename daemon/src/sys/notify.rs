@@ -1,36 +1,35 @@
-//! The socket on which containerd and dockerd say that they are ready (sd_notify(3)).
+//! A socket on which our children say that they are ready (sd_notify(3)).
 
 use std::{
     io::{self, IoSliceMut},
-    os::{fd::AsRawFd, unix::net::UnixDatagram},
+    os::fd::AsRawFd,
     path::Path,
 };
 
 use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, setsockopt, sockopt::PassCred,
 };
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::{io::Interest, net::UnixDatagram};
 
-use crate::sys::files;
+use super::files;
 
 /// The socket. Who sends is told by the kernel, not by the message.
 #[derive(Debug)]
-pub struct Notifications(AsyncFd<UnixDatagram>);
+pub struct Notifications(UnixDatagram);
 
 impl Notifications {
     /// Listen at `path`.
     pub fn listen(path: &Path) -> io::Result<Self> {
         files::remove(path)?;
         let socket = UnixDatagram::bind(path)?;
-        socket.set_nonblocking(true)?;
         setsockopt(&socket, PassCred, &true)?;
-        Ok(Self(AsyncFd::with_interest(socket, Interest::READABLE)?))
+        Ok(Self(socket))
     }
 
     /// Wait until somebody says `READY=1`: its pid.
     pub async fn ready(&mut self) -> i32 {
         loop {
-            match self.0.async_io(Interest::READABLE, receive).await {
+            match self.0.async_io(Interest::READABLE, || receive(&self.0)).await {
                 Ok(Some((pid, message))) if message.lines().any(|line| line == "READY=1") => {
                     return pid;
                 }
@@ -69,7 +68,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notify");
         let mut notifications = Notifications::listen(&path).unwrap();
-        let client = UnixDatagram::unbound().unwrap();
+        let client = std::os::unix::net::UnixDatagram::unbound().unwrap();
         client.send_to(b"STATUS=READY=1 soon", &path).unwrap();
         client.send_to(b"STATUS=up\nREADY=1", &path).unwrap();
         assert_eq!(notifications.ready().await, std::process::id() as i32);

@@ -1,0 +1,326 @@
+//! `org.rootlessd.Supervisor1.Engine`.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use rootlessd_api::{JobKind, JobOptions, Status};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use zbus::{
+    Connection, ObjectPath, OwnedObjectPath, OwnedVariant, Variant, interface,
+    object_server::SignalEmitter,
+};
+
+use super::{
+    announce::{Announcer, job_path},
+    error::Failure,
+    values::{self, Dict},
+};
+use crate::supervisor::handle::Handle;
+
+/// How many calls may wait for the supervisor at a time. zbus makes a task of every call, so that
+/// without a limit a client that floods would fill the memory.
+const MOST_CALLS: usize = 128;
+
+/// What the objects share: the way to the supervisor, with a limit.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    handle: Handle,
+    calls: Arc<Semaphore>,
+}
+
+impl Gate {
+    /// A gate before `handle`.
+    pub fn new(handle: Handle) -> Self {
+        Self { handle, calls: Arc::new(Semaphore::new(MOST_CALLS)) }
+    }
+
+    /// The supervisor, to be asked while the permit is held, if not too many ask it.
+    pub fn enter(&self) -> Result<(SemaphorePermit<'_>, &Handle), Failure> {
+        let permit = self.calls.try_acquire().map_err(|_| Failure::limit())?;
+        Ok((permit, &self.handle))
+    }
+
+    fn status(&self) -> Arc<Status> {
+        self.handle.status()
+    }
+}
+
+/// The engine's object.
+#[derive(Debug)]
+pub struct Engine {
+    gate: Gate,
+    announcer: Arc<Announcer>,
+}
+
+impl Engine {
+    /// The object, for one connection.
+    pub fn new(gate: Gate, announcer: Arc<Announcer>) -> Self {
+        Self { gate, announcer }
+    }
+
+    async fn begin(
+        &self,
+        kind: JobKind,
+        options: HashMap<String, OwnedVariant>,
+        connection: &Connection,
+    ) -> Result<OwnedObjectPath, Failure> {
+        let options = job_options(options)?;
+        let (_permit, supervisor) = self.gate.enter()?;
+        let job = supervisor.request(kind, options).await?;
+        // Before the reply, so that its path is the path of an object, and `JobNew` was sent.
+        self.announcer.job(connection, &job).await?;
+        Ok(job_path(job.id))
+    }
+}
+
+fn job_options(options: HashMap<String, OwnedVariant>) -> Result<JobOptions, Failure> {
+    let mut known = JobOptions::default();
+    for (name, value) in options {
+        match (name.as_str(), &*value) {
+            ("timeout", Variant::U64(timeout)) => known.timeout = Some(*timeout),
+            ("timeout", other) => {
+                let wrong = other.value_signature();
+                return Err(Failure::invalid(format!("the option timeout is a t, not a {wrong}")));
+            }
+            _ => return Err(Failure::invalid(format!("there is no option {name:?}"))),
+        }
+    }
+    Ok(known)
+}
+
+#[interface(name = "org.rootlessd.Supervisor1.Engine")]
+impl Engine {
+    /// Bring the engine up. Returns the path of a job (org.rootlessd.Supervisor1.Job) at once;
+    /// JobRemoved tells when it is over: with the result "skipped" before this method returns, if
+    /// the engine was up. While the engine is being stopped, the stop is replaced.
+    ///
+    /// options: "timeout" (t): after so many µs the job ends with the result "timeout", and the
+    /// start goes on; 0 or absent: never.
+    ///
+    /// Errors: org.freedesktop.DBus.Error.InvalidArgs for any other option or type,
+    /// org.rootlessd.Error.Busy if rootlessd itself is being stopped.
+    #[zbus(out_args("job"))]
+    async fn start(
+        &self,
+        options: HashMap<String, OwnedVariant>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<OwnedObjectPath, Failure> {
+        self.begin(JobKind::Start, options, connection).await
+    }
+
+    /// Take the engine down: its containers get their own stop signal and time. It stays down until
+    /// somebody asks for it again or rootlessd starts anew. Arguments, job and errors are those of
+    /// Start; a start that is under way is replaced.
+    #[zbus(out_args("job"))]
+    async fn stop(
+        &self,
+        options: HashMap<String, OwnedVariant>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<OwnedObjectPath, Failure> {
+        self.begin(JobKind::Stop, options, connection).await
+    }
+
+    /// Take the engine down and up again. Docker's socket stays, and clients are queued on it.
+    /// Arguments, job and errors are those of Start.
+    #[zbus(out_args("job"))]
+    async fn restart(
+        &self,
+        options: HashMap<String, OwnedVariant>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<OwnedObjectPath, Failure> {
+        self.begin(JobKind::Restart, options, connection).await
+    }
+
+    /// Read the configuration again, rootlessd's and dockerd's. What is only read at a start is
+    /// told as one of the Reasons.
+    ///
+    /// Errors: org.rootlessd.Error.Config if it has a mistake; the old one then stays in force.
+    async fn reload(&self) -> Result<(), Failure> {
+        let (_permit, supervisor) = self.gate.enter()?;
+        Ok(supervisor.reload().await?)
+    }
+
+    /// Forget the Deaths; from the state "failed", go to "stopped".
+    async fn reset_failed(&self) -> Result<(), Failure> {
+        let (_permit, supervisor) = self.gate.enter()?;
+        Ok(supervisor.reset_failed().await?)
+    }
+
+    /// What the engine is doing: "stopped", "starting", "running", "degraded" (running, but a part
+    /// does not do its work), "stopping", "backoff" (it died and is started again at NextAttempt)
+    /// or "failed" (it died too often, or cannot start until somebody mends what Reasons name).
+    /// Treat an unknown word as not running.
+    #[zbus(property)]
+    fn state(&self) -> String {
+        self.gate.status().state.to_string()
+    }
+
+    /// What a starting or stopping engine is busy with: "preflight", "namespaces", "network",
+    /// "containerd", "dockerd" or "containers"; empty in other states.
+    #[zbus(property)]
+    fn phase(&self) -> String {
+        values::text(self.gate.status().phase)
+    }
+
+    /// What a person should know, the gravest first: "code" (s), a stable name; "part" (s), which
+    /// part of the engine it is about; "text" (s), a sentence; "remedy" (s, may be absent), the
+    /// command that mends it, or a sentence where no command does. Keys may be added.
+    #[zbus(property)]
+    fn reasons(&self) -> Vec<Dict> {
+        values::reasons(&self.gate.status().reasons)
+    }
+
+    /// When the state began, in µs of CLOCK_REALTIME.
+    #[zbus(property)]
+    fn since(&self) -> u64 {
+        self.gate.status().since
+    }
+
+    /// When the next start is tried, in µs of CLOCK_REALTIME; 0 in all states but "backoff".
+    #[zbus(property)]
+    fn next_attempt(&self) -> u64 {
+        self.gate.status().next_attempt.unwrap_or(0)
+    }
+
+    /// The pid of RootlessKit's first process, or 0.
+    #[zbus(property)]
+    fn main_pid(&self) -> u32 {
+        self.gate.status().main_pid.unwrap_or(0)
+    }
+
+    /// dockerd's version, or empty while it is not known.
+    #[zbus(property)]
+    fn version(&self) -> String {
+        values::text(self.gate.status().version.as_ref())
+    }
+
+    /// The versions of "containerd", "runc" and "rootlesskit", each absent while it is not known.
+    /// Keys may be added.
+    #[zbus(property)]
+    fn versions(&self) -> BTreeMap<&'static str, String> {
+        values::versions(&self.gate.status())
+    }
+
+    /// The socket of Docker's API.
+    #[zbus(property)]
+    fn socket_path(&self) -> String {
+        self.gate.status().socket_path.clone()
+    }
+
+    /// The directory of images, volumes and containers, or empty while it is not known.
+    #[zbus(property)]
+    fn data_root(&self) -> String {
+        values::text(self.gate.status().data_root.as_ref())
+    }
+
+    /// RootlessKit's state directory, with its api.sock, or empty while there is none.
+    #[zbus(property)]
+    fn state_dir(&self) -> String {
+        values::text(self.gate.status().state_dir.as_ref())
+    }
+
+    /// What connects the namespaces to the network: "slirp4netns", "pasta", "vpnkit",
+    /// "gvisor-tap-vsock" or "lxc-user-nic", or empty while it is not known.
+    #[zbus(property)]
+    fn network_driver(&self) -> String {
+        values::text(self.gate.status().network_driver.as_ref())
+    }
+
+    /// What publishes ports: "builtin", "slirp4netns", "implicit", "gvisor-tap-vsock", "pesto" or
+    /// "none", or empty while it is not known.
+    #[zbus(property)]
+    fn port_driver(&self) -> String {
+        values::text(self.gate.status().port_driver.as_ref())
+    }
+
+    /// dockerd's storage driver, or empty while it is not known.
+    #[zbus(property)]
+    fn storage_driver(&self) -> String {
+        values::text(self.gate.status().storage_driver.as_ref())
+    }
+
+    /// dockerd's cgroup driver: "systemd", "cgroupfs", or "none", which ignores every limit; empty
+    /// while it is not known.
+    #[zbus(property)]
+    fn cgroup_driver(&self) -> String {
+        values::text(self.gate.status().cgroup_driver.as_ref())
+    }
+
+    /// The cgroup controllers that the user may use.
+    #[zbus(property)]
+    fn controllers(&self) -> Vec<String> {
+        self.gate.status().controllers.clone()
+    }
+
+    /// How many containers run; 4294967295 while it is not known.
+    #[zbus(property)]
+    fn containers_running(&self) -> u32 {
+        self.gate.status().containers_running.unwrap_or(values::UNKNOWN)
+    }
+
+    /// The engine's deaths since the last success of long standing or ResetFailed, the newest last,
+    /// at most 20: "at" (t), in µs of CLOCK_REALTIME; "part" (s), the part that died first;
+    /// "exit_code" (i) or "signal" (i), if that is known; "text" (s), a sentence; "log" (as), the
+    /// last lines that the part wrote, with the newest death only. Keys may be added.
+    #[zbus(property)]
+    fn deaths(&self) -> Vec<Dict> {
+        values::deaths(&self.gate.status().deaths)
+    }
+
+    /// The engine's processes: "part" (s), the part it belongs to; "pid" (u); "name" (s); "memory"
+    /// (t), its proportional set size in bytes, or its resident set where the kernel keeps the
+    /// former to itself. Looked up when it is read; changes are not announced. Keys may be added.
+    #[zbus(property(emits_changed_signal = "false"))]
+    async fn processes(&self) -> Result<Vec<Dict>, Failure> {
+        let (_permit, supervisor) = self.gate.enter()?;
+        Ok(values::processes(&supervisor.full_status().await?.processes))
+    }
+
+    /// rootlessd's version.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn supervisor_version(&self) -> String {
+        self.gate.status().supervisor.version.clone()
+    }
+
+    /// rootlessd's pid.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn supervisor_pid(&self) -> u32 {
+        self.gate.status().supervisor.pid
+    }
+
+    /// When rootlessd started, in µs of CLOCK_REALTIME.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn supervisor_since(&self) -> u64 {
+        self.gate.status().supervisor.since
+    }
+
+    /// Whether the engine runs in a scope of the user's systemd.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn systemd(&self) -> bool {
+        self.gate.status().supervisor.systemd
+    }
+
+    /// A job began. id: its number, unique while rootlessd runs. job: the path of its object
+    /// (org.rootlessd.Supervisor1.Job). kind: "start", "stop" or "restart".
+    #[zbus(signal)]
+    pub async fn job_new(
+        emitter: &SignalEmitter<'_>,
+        id: u32,
+        job: ObjectPath<'_>,
+        kind: &str,
+    ) -> zbus::Result<()>;
+
+    /// A job is over; its object stays for the last 16 of them. result: "done"; "skipped", there
+    /// was nothing to do; "canceled", by somebody or by a contrary job; "timeout", the engine goes
+    /// on; or "failed", the object's Error says why.
+    #[zbus(signal)]
+    pub async fn job_removed(
+        emitter: &SignalEmitter<'_>,
+        id: u32,
+        job: ObjectPath<'_>,
+        kind: &str,
+        result: &str,
+    ) -> zbus::Result<()>;
+}

@@ -1,0 +1,164 @@
+//! Who answers Docker's clients when dockerd cannot. The listening socket is open in every state:
+//! a client of a starting engine waits in its queue, one of an engine that will not come is told
+//! so in Docker's own form.
+
+use std::{convert::Infallible, io, time::Duration};
+
+use http_body_util::Full;
+use hyper::{
+    Response, StatusCode,
+    body::{Bytes, Incoming},
+    header,
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use rootlessd_api::{State, Status};
+use serde_json::json;
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep_until, timeout},
+};
+
+use crate::{config::Loaded, supervisor::handle::Handle};
+
+/// How long a client may take to ask its question.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many clients are answered at a time; more wait in the queue.
+const CLIENTS: usize = 64;
+
+/// What is done with a client that connects now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Door {
+    /// It waits in the queue: for ever if dockerd answers, else for so long.
+    Queue(Option<Duration>),
+    /// It is told this.
+    Answer(String),
+}
+
+/// Answer on `listener` whenever dockerd does not, for ever.
+pub async fn keep(
+    listener: std::os::unix::net::UnixListener,
+    handle: Handle,
+    loaded: watch::Receiver<Loaded>,
+) -> io::Result<Infallible> {
+    listener.set_nonblocking(true)?;
+    let listener = UnixListener::from_std(listener)?;
+    let mut statuses = handle.watch();
+    let mut down_since = Instant::now();
+    let mut clients = JoinSet::new();
+    loop {
+        let status = statuses.borrow_and_update().clone();
+        if status.state.is_up() {
+            down_since = Instant::now();
+        }
+        let client_wait = loaded.borrow().config.engine.client_wait;
+        match door(&status, down_since.elapsed(), client_wait) {
+            Door::Queue(left) => {
+                let until = left.map(|left| Instant::now() + left);
+                tokio::select! {
+                    changed = statuses.changed() => if changed.is_err() { std::future::pending().await },
+                    () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
+                }
+            }
+            Door::Answer(message) => tokio::select! {
+                changed = statuses.changed() => if changed.is_err() { std::future::pending().await },
+                client = listener.accept(), if clients.len() < CLIENTS => match client {
+                    Ok((client, _)) => {
+                        clients.spawn_local(timeout(CLIENT_TIMEOUT, answer(client, message)));
+                    }
+                    Err(error) => {
+                        tracing::warn!("a Docker client cannot be answered: {error}");
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                    }
+                },
+                Some(_) = clients.join_next() => {}
+            },
+        }
+    }
+}
+
+/// What is done with a client, in a status that has kept dockerd away for `down`.
+fn door(status: &Status, down: Duration, client_wait: Duration) -> Door {
+    let text = match status.state {
+        State::Running | State::Degraded => return Door::Queue(None),
+        State::Starting | State::Stopping | State::Backoff => {
+            match client_wait.checked_sub(down) {
+                Some(left) if !left.is_zero() => return Door::Queue(Some(left)),
+                _ => format!("rootless Docker is not up yet (it is {})", status.state),
+            }
+        }
+        State::Stopped => "rootless Docker is stopped: start it with `rootlessctl start`".to_owned(),
+        State::Failed => "rootless Docker cannot be started".to_owned(),
+    };
+    let reasons = status.reasons.first().map_or(String::new(), |reason| {
+        let remedy = reason.remedy.as_ref();
+        let remedy = remedy.map_or(String::new(), |remedy| format!(" (to mend it: {remedy})"));
+        format!(": {}{remedy}", reason.text)
+    });
+    Door::Answer(match status.state {
+        State::Stopped => text,
+        _ => format!("{text}{reasons}; `rootlessctl status` tells more"),
+    })
+}
+
+/// Answer one client with a 503 in Docker's form (`ErrorResponse` of its API).
+async fn answer(client: UnixStream, message: String) {
+    let body = Bytes::from(json!({ "message": message }).to_string());
+    let service = service_fn(|_: hyper::Request<Incoming>| {
+        let body = body.clone();
+        async move {
+            Response::builder()
+                .status(StatusCode::SERVICE_UNAVAILABLE)
+                .header(header::CONTENT_TYPE, "application/json")
+                .body(Full::new(body))
+        }
+    });
+    let served =
+        http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(client), service);
+    // A client that does not speak HTTP, or goes away, misses nothing.
+    let _ = served.await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+    use rootlessd_api::{Part, Reason};
+
+    #[test]
+    fn doors() {
+        let wait = Duration::from_secs(30);
+        let second = Duration::from_secs(1);
+        let with = |state| {
+            let reason = Reason {
+                code: "x".into(),
+                part: Part::Host,
+                text: "no tun".into(),
+                remedy: Some("modprobe tun".into()),
+            };
+            Status { state, reasons: vec![reason], ..testing::status() }
+        };
+        for state in [State::Running, State::Degraded] {
+            assert_eq!(door(&with(state), Duration::ZERO, wait), Door::Queue(None));
+        }
+        for state in [State::Starting, State::Stopping, State::Backoff] {
+            assert_eq!(door(&with(state), second, wait), Door::Queue(Some(wait - second)));
+            assert!(matches!(door(&with(state), wait, wait), Door::Answer(_)));
+        }
+        assert_eq!(
+            door(&with(State::Stopped), second, wait),
+            Door::Answer("rootless Docker is stopped: start it with `rootlessctl start`".into())
+        );
+        assert_eq!(
+            door(&with(State::Failed), second, wait),
+            Door::Answer(
+                "rootless Docker cannot be started: no tun (to mend it: modprobe tun); \
+                 `rootlessctl status` tells more"
+                    .into()
+            )
+        );
+    }
+}

@@ -1,0 +1,372 @@
+//! The supervisor as a process: what it needs before it begins, how its parts are joined, and when
+//! it ends.
+
+use std::{
+    fs::{self, DirBuilder, File},
+    io::{self, IsTerminal, Seek, Write},
+    os::{fd::OwnedFd, unix::fs::DirBuilderExt},
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
+    str::FromStr,
+};
+
+use nix::{
+    fcntl::Flock,
+    sys::signal::Signal,
+    unistd::{dup2_stderr, setsid},
+};
+use rootlessd_api::{
+    Error, ErrorKind, JobKind, JobOptions, LogLocation, Part, Supervisor as Identity, names,
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+    task::spawn_local,
+};
+use tracing::level_filters::LevelFilter;
+use zbus::Address;
+
+use crate::{
+    cli::RunArgs,
+    config::{self, Config, Loaded},
+    dbus,
+    dirs::{Dirs, Environment},
+    doorman,
+    engine::driver::{Driver, Found, World},
+    logging::{self, LogArgs},
+    readiness,
+    sockets::{self, Sockets},
+    supervisor::{
+        Constants, Links, Shutdown, Supervisor,
+        handle::Handle,
+        memory::{Memory, Store},
+    },
+    sys::{
+        cgroup, clock, files,
+        notify::Notifications,
+        process::Process,
+    },
+    systemd::Systemd,
+    varlink,
+};
+
+/// Where the journal takes lines (systemd-journald(8)).
+const JOURNAL: &str = "/run/systemd/journal/socket";
+/// The supervisor's unit.
+const UNIT: &str = "rootlessd.service";
+/// The units that listen for it.
+const SOCKET_UNITS: [&str; 2] = ["rootlessd.socket", "rootlessd-varlink.socket"];
+
+/// What is to be done after [`prepare`].
+pub enum Prepared {
+    /// Supervise, in this process.
+    Here(Box<Here>),
+    /// Nothing: a process in the background supervises.
+    Background,
+}
+
+/// What the supervisor needs before it begins.
+pub struct Here {
+    args: RunArgs,
+    dirs: Dirs,
+    environment: Environment,
+    passed: Vec<(String, OwnedFd)>,
+}
+
+/// Find out whether and where to supervise.
+pub fn prepare(args: &RunArgs) -> Result<Prepared, Error> {
+    let internal = |what: &str, error: io::Error| {
+        Error::new(ErrorKind::Internal, format!("{what}: {error}"))
+    };
+    let passed = sockets::passed().map_err(|error| internal("systemd's sockets", error))?;
+    let environment = Environment::of_process();
+    let dirs = Dirs::resolve(&environment)?;
+    refuse_system_unit(&environment)?;
+    let runtime_dir = names::runtime_dir(&dirs.runtime);
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&runtime_dir)
+        .map_err(|error| internal(&format!("{} cannot be made", runtime_dir.display()), error))?;
+    if args.daemonize {
+        return daemonize(&dirs)
+            .map(|()| Prepared::Background)
+            .map_err(|error| internal("the background process", error));
+    }
+    if args.background {
+        // Its own session: nothing that happens to the terminal concerns it.
+        let _ = setsid();
+    }
+    Ok(Prepared::Here(Box::new(Here { args: args.clone(), dirs, environment, passed })))
+}
+
+/// Supervise until told to end.
+pub async fn run(here: Here) -> ExitCode {
+    match supervise(here).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            eprintln!("rootlessd: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn supervise(here: Here) -> io::Result<()> {
+    let Here { args, dirs, environment, passed } = here;
+    let lock = lock(&dirs, args.replace).await?;
+    let loaded = config::load(&dirs, &environment);
+    let log = log_args(&args, &dirs, loaded.as_ref().ok());
+    logging::init(&log, Part::Supervisor, !args.background && io::stderr().is_terminal());
+    // A mistake in the configuration is no reason not to be there: the status tells it, once the
+    // engine's start was refused for it.
+    let loaded = loaded.unwrap_or_else(|_| Loaded {
+        config: Config::default(),
+        settings: vec![],
+        reasons: vec![],
+    });
+    let systemd = Systemd::connect(&dirs.runtime).await.unwrap_or_else(|error| {
+        tracing::warn!("the user's systemd does not answer, so the engine gets no scope: {error}");
+        None
+    });
+    let found = Found::find(&dirs);
+    let engines = match &found {
+        // systemd kept the socket itself.
+        Some(found) if passed.is_empty() => found.listener(&dirs).await,
+        _ => None,
+    };
+    let sockets = sockets::acquire(&dirs.runtime, passed, engines)?;
+    tracing::info!(
+        "rootlessd {} {}",
+        env!("CARGO_PKG_VERSION"),
+        if found.is_some() { "takes over a running engine" } else { "begins" }
+    );
+
+    let store = Store::below(&dirs.runtime);
+    let remembered = store.load();
+    let is_new = remembered.is_none() && found.is_none();
+    let memory = remembered.unwrap_or_else(|| Memory {
+        since: clock::now_realtime(),
+        ..Memory::default()
+    });
+    let constants = Constants {
+        supervisor: Identity {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            since: clock::now_realtime(),
+            systemd: systemd.is_some(),
+        },
+        socket: sockets.docker.path.clone(),
+    };
+    let logs = LogLocation {
+        directory: log.directory.as_ref().map(|path| path.to_string_lossy().into_owned()),
+    };
+    let first = Supervisor::first_status(&constants, &memory);
+    let (handle, mailbox) = Handle::new(first, logs);
+    let (command, commands) = mpsc::channel(16);
+    let (event, events) = mpsc::channel(64);
+    let (end, shutdown) = mpsc::channel(1);
+    let (loaded, loads) = watch::channel(loaded);
+
+    let world = World {
+        dirs: dirs.clone(),
+        environment: environment.clone(),
+        loaded: loaded.clone(),
+        systemd: systemd.clone(),
+        listener: sockets.docker.listener.try_clone()?.into(),
+        log,
+        events: event,
+    };
+    let bus = environment
+        .get("DBUS_SESSION_BUS_ADDRESS")
+        .map_or_else(|| format!("unix:path={}", dirs.runtime.join("bus").display()), str::to_owned);
+    let reader = {
+        let dirs = dirs.clone();
+        Box::new(move || config::load(&dirs, &environment))
+    };
+    let links = Links { mailbox, commands: command, events, shutdown, loaded, reader, store };
+    let was_found = found.is_some();
+    let driver = spawn_local(Driver::new(world, commands).run(found));
+    let supervisor = spawn_local(Supervisor::new(links, constants, memory).run(was_found));
+    front(&handle, &sockets, loads.clone(), &bus)?;
+    if is_new {
+        handle.request(JobKind::Start, JobOptions::default()).await.map_err(io::Error::other)?;
+    }
+    spawn_local(readiness::keep(handle.clone()));
+    if args.background {
+        dup2_stderr(File::options().write(true).open("/dev/null")?)?;
+    }
+    spawn_local(obey_signals(handle, systemd.clone(), loads, end));
+
+    let how = supervisor.await.map_err(io::Error::other)?;
+    // The driver ends with the supervisor, which gave it commands.
+    driver.await.map_err(io::Error::other)?;
+    if how == Shutdown::StopEngine {
+        end_sockets(&sockets, systemd.as_ref()).await;
+    }
+    drop(lock);
+    Ok(())
+}
+
+/// Let the world in.
+fn front(
+    handle: &Handle,
+    sockets: &Sockets,
+    loads: watch::Receiver<Loaded>,
+    bus: &str,
+) -> io::Result<()> {
+    let varlink = sockets.varlink.listener.try_clone()?;
+    varlink.set_nonblocking(true)?;
+    spawn_local(varlink::serve(tokio::net::UnixListener::from_std(varlink)?, handle.clone()));
+    match Address::from_str(bus) {
+        Ok(address) => drop(spawn_local(dbus::run(handle.clone(), address))),
+        Err(error) => tracing::warn!("the session bus {bus} cannot be used: {error}"),
+    }
+    let docker = sockets.docker.listener.try_clone()?;
+    let doorman = doorman::keep(docker, handle.clone(), loads);
+    spawn_local(async move {
+        let Err(error) = doorman.await;
+        tracing::warn!("Docker's clients are not answered while dockerd is away: {error}");
+    });
+    Ok(())
+}
+
+/// Do what signals ask for: end, or read the configuration again.
+async fn obey_signals(
+    handle: Handle,
+    systemd: Option<Systemd>,
+    loads: watch::Receiver<Loaded>,
+    end: mpsc::Sender<Shutdown>,
+) -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut leave = signal(SignalKind::user_defined2())?;
+    let mut reload = signal(SignalKind::hangup())?;
+    loop {
+        let how = tokio::select! {
+            _ = terminate.recv() => how_to_end(systemd.as_ref()).await,
+            _ = interrupt.recv() => Shutdown::StopEngine,
+            _ = leave.recv() => Shutdown::LeaveEngine,
+            _ = reload.recv() => {
+                if let Err(error) = handle.reload().await {
+                    tracing::error!("the configuration cannot be read again: {error}");
+                }
+                continue;
+            }
+        };
+        if how == Shutdown::StopEngine {
+            readiness::stopping(loads.borrow().config.engine.stop_timeout * 2);
+        }
+        // A second signal while it ends changes nothing, unless it is about how.
+        let _ = end.send(how).await;
+    }
+}
+
+/// A restart of the unit is a new rootlessd for the same engine; systemd tells it from a stop by
+/// the unit's job alone.
+async fn how_to_end(systemd: Option<&Systemd>) -> Shutdown {
+    let own = cgroup::own().is_some_and(|group| group.ends_with(UNIT));
+    match systemd.filter(|_| own) {
+        Some(systemd) => match systemd.job_type(UNIT).await {
+            Ok(Some(job)) if job == "restart" => Shutdown::LeaveEngine,
+            Ok(_) => Shutdown::StopEngine,
+            Err(error) => {
+                tracing::warn!("systemd does not tell why rootlessd is to end: {error}");
+                Shutdown::StopEngine
+            }
+        },
+        None => Shutdown::StopEngine,
+    }
+}
+
+/// What was stopped must not be revived by the next client.
+async fn end_sockets(sockets: &Sockets, systemd: Option<&Systemd>) {
+    sockets.docker.remove();
+    sockets.varlink.remove();
+    let systems = !sockets.docker.own || !sockets.varlink.own;
+    for unit in SOCKET_UNITS {
+        if let Some(systemd) = systemd.filter(|_| systems)
+            && let Err(error) = systemd.begin_stop(unit).await
+        {
+            tracing::warn!("{unit} cannot be stopped: {error}");
+        }
+    }
+}
+
+/// Be the only rootlessd of this user; with `replace`, instead of another.
+async fn lock(dirs: &Dirs, replace: bool) -> io::Result<Flock<File>> {
+    let path = names::runtime_dir(&dirs.runtime).join("lock");
+    let mut lock = loop {
+        if let Some(lock) = files::try_lock(&path)? {
+            break lock;
+        }
+        let pid = fs::read_to_string(&path)?.trim().parse().unwrap_or(0);
+        if !replace {
+            return Err(io::Error::other(format!(
+                "another rootlessd runs (process {pid}): stop it, or take its place with \
+                 `rootlessd --replace`"
+            )));
+        }
+        if let Ok(other) = Process::open(pid) {
+            other.signal(Signal::SIGUSR2)?;
+            other.gone().await;
+        }
+    };
+    lock.set_len(0)?;
+    lock.rewind()?;
+    writeln!(lock, "{}", std::process::id())?;
+    Ok(lock)
+}
+
+fn log_args(args: &RunArgs, dirs: &Dirs, loaded: Option<&Loaded>) -> LogArgs {
+    let configured = loaded.and_then(|loaded| loaded.config.log.level.as_str().parse().ok());
+    let by_default = || dirs.state_home.join("rootlessd/log");
+    let no_journal = !Path::new(JOURNAL).exists();
+    LogArgs {
+        directory: args.log_directory.clone().or_else(|| no_journal.then(by_default)),
+        level: args.log_level.or(configured).unwrap_or(LevelFilter::INFO),
+    }
+}
+
+/// A system unit has no user's session: no systemd of the user's to make the engine's scope, no
+/// delegation, and a runtime directory that comes and goes without it.
+fn refuse_system_unit(environment: &Environment) -> Result<(), Error> {
+    let started = environment.get("SYSTEMD_EXEC_PID").and_then(|pid| pid.parse().ok());
+    let group = cgroup::own().unwrap_or_default();
+    if started != Some(std::process::id()) || !group.starts_with("/system.slice/") {
+        return Ok(());
+    }
+    let message = "rootlessd is a user's service, and this is a unit of the system";
+    Err(Error::new(ErrorKind::Preflight, message)
+        .with_remedy("systemctl --user enable --now rootlessd, as that user"))
+}
+
+/// Start this program again in the background, and wait until it is ready.
+fn daemonize(dirs: &Dirs) -> io::Result<()> {
+    let socket: PathBuf =
+        names::runtime_dir(&dirs.runtime).join(format!("ready.{}", std::process::id()));
+    let arguments = std::env::args_os().skip(1).filter(|argument| argument != "--daemonize");
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .args(arguments)
+        .arg("--background")
+        .env("NOTIFY_SOCKET", &socket)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .current_dir("/");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let started = runtime.block_on(async {
+        let mut notifications = Notifications::listen(&socket)?;
+        let mut child = tokio::process::Command::from(command).spawn()?;
+        let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
+        let ready = async { while Some(notifications.ready().await) != pid {} };
+        tokio::select! {
+            () = ready => Ok(()),
+            status = child.wait() => {
+                Err(io::Error::other(format!("it ended before it was ready ({})", status?)))
+            }
+        }
+    });
+    files::remove(&socket)?;
+    started
+}

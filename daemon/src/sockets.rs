@@ -1,0 +1,144 @@
+//! The two sockets that rootlessd listens on: systemd's, or its own.
+
+use std::{
+    fs,
+    io::{self, ErrorKind},
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::PermissionsExt,
+            net::{UnixListener, UnixStream},
+        },
+    },
+    path::{Path, PathBuf},
+};
+
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use rootlessd_api::names;
+
+use crate::sys::{fd, files};
+
+/// The name that `rootlessd.socket` gives its file (`FileDescriptorName=`).
+const DOCKER: &str = "docker";
+/// The name that `rootlessd-varlink.socket` gives its file.
+const VARLINK: &str = "varlink";
+
+/// The listening sockets.
+#[derive(Debug)]
+pub struct Sockets {
+    /// Docker's API.
+    pub docker: Socket,
+    /// The control API.
+    pub varlink: Socket,
+}
+
+/// One listening socket.
+#[derive(Debug)]
+pub struct Socket {
+    /// It.
+    pub listener: UnixListener,
+    /// Where clients find it.
+    pub path: PathBuf,
+    /// Whether it is ours to remove; else systemd holds it.
+    pub own: bool,
+}
+
+/// The files that systemd started this process with. To be called once, before anything opens a
+/// file.
+pub fn passed() -> io::Result<Vec<(String, OwnedFd)>> {
+    let passed = sd_notify::listen_fds_with_names()?;
+    passed.map(|(number, name)| Ok((name, fd::take(number)?))).collect()
+}
+
+/// Take the sockets from what systemd `passed`, from a running `engine`, or make them.
+pub fn acquire(
+    runtime_dir: &Path,
+    passed: Vec<(String, OwnedFd)>,
+    engine: Option<OwnedFd>,
+) -> io::Result<Sockets> {
+    let mut passed: Vec<_> = passed.into_iter().map(|(name, file)| (name, Some(file))).collect();
+    let mut take = |wanted: &str| {
+        passed.iter_mut().find(|(name, _)| name == wanted).and_then(|(_, file)| file.take())
+    };
+    let docker = names::docker_socket(runtime_dir);
+    let varlink = names::varlink_socket(runtime_dir);
+    Ok(Sockets {
+        docker: match (take(DOCKER), engine) {
+            (Some(file), _) => Socket { listener: file.into(), path: docker, own: false },
+            (None, Some(file)) => Socket { listener: file.into(), path: docker, own: true },
+            (None, None) => listen(docker)?,
+        },
+        varlink: match take(VARLINK) {
+            Some(file) => Socket { listener: file.into(), path: varlink, own: false },
+            None => listen(varlink)?,
+        },
+    })
+}
+
+impl Socket {
+    /// Remove it, if it is ours to remove.
+    pub fn remove(&self) {
+        if self.own && let Err(error) = files::remove(&self.path) {
+            tracing::warn!("{} cannot be removed: {error}", self.path.display());
+        }
+    }
+}
+
+/// Listen at `path`, in place of whoever is gone, but of nobody who is there.
+fn listen(path: PathBuf) -> io::Result<Socket> {
+    let fail = |error: io::Error| {
+        io::Error::new(error.kind(), format!("cannot listen on {}: {error}", path.display()))
+    };
+    match UnixStream::connect(&path) {
+        Ok(stream) => {
+            let pid = getsockopt(&stream, PeerCredentials).map_or(0, |peer| peer.pid());
+            let text = format!("cannot listen on {}: process {pid} does", path.display());
+            return Err(io::Error::new(ErrorKind::AddrInUse, text));
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+            fs::remove_file(&path).map_err(fail)?;
+        }
+        Err(error) => return Err(fail(error)),
+    }
+    let listener = UnixListener::bind(&path).map_err(fail)?;
+    // The sticky bit keeps it from clean-up by age (XDG base directory specification).
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o1600)).map_err(fail)?;
+    Ok(Socket { listener, path, own: true })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_of_the_dead_is_replaced_and_one_of_the_living_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("rootlessd")).unwrap();
+        let first = acquire(directory.path(), vec![], None).unwrap();
+        let error = acquire(directory.path(), vec![], None).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AddrInUse);
+        assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
+        let path = first.docker.path.clone();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o1600);
+        drop(first);
+        let second = acquire(directory.path(), vec![], None).unwrap();
+        UnixStream::connect(&path).unwrap();
+        second.docker.remove();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn passed_files_are_told_by_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let bind = |name: &str| {
+            let listener = UnixListener::bind(directory.path().join(name)).unwrap();
+            (name.to_owned(), OwnedFd::from(listener))
+        };
+        let passed = vec![bind(VARLINK), bind("other"), bind(DOCKER)];
+        let sockets = acquire(directory.path(), passed, None).unwrap();
+        assert!(!sockets.docker.own && !sockets.varlink.own);
+        UnixStream::connect(directory.path().join(DOCKER)).unwrap();
+        sockets.docker.listener.accept().unwrap();
+    }
+}
