@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn broken_json_names_line_and_column() {
         for (text, place) in [
-            ("{\n  \"debug\": tru\n}", "line 2 column 14"),
+            ("{\n  \"debug\" true\n}", "line 2 column 11"),
             ("{\"a\": 1} x", "line 1 column 10"),
             ("[]", "no JSON object"),
             ("{\"a\": 1,}", "line 1 column 9"),

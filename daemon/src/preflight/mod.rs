@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod version;
 
 use rootlessd_api::Reason;
 

@@ -1,1 +1,0 @@
-//! RootlessKit: what the installed one can, and the arguments it gets.
