@@ -84,13 +84,13 @@ pub async fn keep(
 fn door(status: &Status, down: Duration, client_wait: Duration) -> Door {
     let text = match status.state {
         State::Running | State::Degraded => return Door::Queue(None),
-        State::Starting | State::Stopping | State::Backoff => {
-            match client_wait.checked_sub(down) {
-                Some(left) if !left.is_zero() => return Door::Queue(Some(left)),
-                _ => format!("rootless Docker is not up yet (it is {})", status.state),
-            }
+        State::Starting | State::Stopping | State::Backoff => match client_wait.checked_sub(down) {
+            Some(left) if !left.is_zero() => return Door::Queue(Some(left)),
+            _ => format!("rootless Docker is not up yet (it is {})", status.state),
+        },
+        State::Stopped => {
+            "rootless Docker is stopped: start it with `rootlessctl start`".to_owned()
         }
-        State::Stopped => "rootless Docker is stopped: start it with `rootlessctl start`".to_owned(),
         State::Failed => "rootless Docker cannot be started".to_owned(),
     };
     let reasons = status.reasons.first().map_or(String::new(), |reason| {

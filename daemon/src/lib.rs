@@ -1,11 +1,11 @@
 //! The supervisor of one user's rootless Docker.
 
-pub mod config;
 pub mod cli;
+pub mod config;
 pub mod dbus;
 pub mod dirs;
-pub mod doorman;
 pub mod docker_config;
+pub mod doorman;
 pub mod engine;
 pub mod logging;
 pub mod pid1;

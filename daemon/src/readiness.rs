@@ -50,7 +50,8 @@ fn tell(states: &[NotifyState<'_>]) {
 
 fn sentence(status: &Status) -> String {
     let version = status.version.as_deref().unwrap_or("?");
-    let reason = status.reasons.first().map_or(String::new(), |reason| format!(": {}", reason.text));
+    let reason =
+        status.reasons.first().map_or(String::new(), |reason| format!(": {}", reason.text));
     match (status.state, status.phase) {
         (State::Running, _) => format!("Docker {version} runs"),
         (State::Degraded, _) => format!("Docker {version} runs{reason}"),

@@ -41,11 +41,7 @@ use crate::{
         handle::Handle,
         memory::{Memory, Store},
     },
-    sys::{
-        cgroup, clock, files,
-        notify::Notifications,
-        process::Process,
-    },
+    sys::{cgroup, clock, files, notify::Notifications, process::Process},
     systemd::Systemd,
     varlink,
 };
@@ -75,9 +71,8 @@ pub struct Here {
 
 /// Find out whether and where to supervise.
 pub fn prepare(args: &RunArgs) -> Result<Prepared, Error> {
-    let internal = |what: &str, error: io::Error| {
-        Error::new(ErrorKind::Internal, format!("{what}: {error}"))
-    };
+    let internal =
+        |what: &str, error: io::Error| Error::new(ErrorKind::Internal, format!("{what}: {error}"));
     let passed = sockets::passed().map_err(|error| internal("systemd's sockets", error))?;
     let environment = Environment::of_process();
     let dirs = Dirs::resolve(&environment)?;
@@ -145,10 +140,8 @@ async fn supervise(here: Here) -> io::Result<()> {
     let store = Store::below(&dirs.runtime);
     let remembered = store.load();
     let is_new = remembered.is_none() && found.is_none();
-    let memory = remembered.unwrap_or_else(|| Memory {
-        since: clock::now_realtime(),
-        ..Memory::default()
-    });
+    let memory =
+        remembered.unwrap_or_else(|| Memory { since: clock::now_realtime(), ..Memory::default() });
     let constants = Constants {
         supervisor: Identity {
             version: env!("CARGO_PKG_VERSION").to_owned(),

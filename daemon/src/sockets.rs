@@ -78,7 +78,9 @@ pub fn acquire(
 impl Socket {
     /// Remove it, if it is ours to remove.
     pub fn remove(&self) {
-        if self.own && let Err(error) = files::remove(&self.path) {
+        if self.own
+            && let Err(error) = files::remove(&self.path)
+        {
             tracing::warn!("{} cannot be removed: {error}", self.path.display());
         }
     }

@@ -2,8 +2,8 @@
 
 use std::{io, path::Path, time::Duration};
 
-use futures_util::StreamExt;
 use crate::sys::cgroup;
+use futures_util::StreamExt;
 use zbus::{Connection, ObjectPath, OwnedObjectPath, OwnedVariant, Variant, proxy};
 
 /// systemd answers in milliseconds; this is for one that does not answer at all.
@@ -139,7 +139,9 @@ impl Systemd {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // Linux before 5.14, or cgroup v1.
                 let killed = self.manager.kill_unit(name, "all", nix::libc::SIGKILL).await;
-                killed.or_else(|error| if is_no_such_unit(&error) { Ok(()) } else { Err(other(error)) })
+                killed.or_else(
+                    |error| if is_no_such_unit(&error) { Ok(()) } else { Err(other(error)) },
+                )
             }
             result => result,
         }
@@ -180,11 +182,7 @@ impl Systemd {
     }
 }
 
-async fn wait(
-    mut removed: JobRemovedStream,
-    job: &OwnedObjectPath,
-    unit: &str,
-) -> io::Result<()> {
+async fn wait(mut removed: JobRemovedStream, job: &OwnedObjectPath, unit: &str) -> io::Result<()> {
     let finished = async {
         while let Some(signal) = removed.next().await {
             let arguments = signal.args().map_err(other)?;

@@ -400,7 +400,8 @@ impl World {
     }
 
     async fn ask_to_stop(&self, engine: &Engine, timeout: Duration) {
-        let parameters = json!({ "timeout": u64::try_from(timeout.as_micros()).unwrap_or(u64::MAX) });
+        let parameters =
+            json!({ "timeout": u64::try_from(timeout.as_micros()).unwrap_or(u64::MAX) });
         let asked: Result<(Nothing, _), _> = call(&self.dir(), "Stop", parameters).await;
         if asked.is_err() {
             // engine-init is not there yet, or does not listen: RootlessKit passes a signal on.
@@ -552,9 +553,7 @@ async fn appeared(path: &Path) {
         inotify.into_event_stream([0; 1024])
     });
     match watched {
-        Ok(mut events) => {
-            while !path.exists() && events.next().await.is_some() {}
-        }
+        Ok(mut events) => while !path.exists() && events.next().await.is_some() {},
         // Without inotify (its instances are limited), look now and then.
         Err(_) => {
             while !path.exists() {

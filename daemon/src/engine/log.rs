@@ -151,7 +151,10 @@ mod tests {
         splitter.feed(b"\nlast", &mut lines);
         lines.extend(splitter.finish());
         assert_eq!(lines.len(), 4);
-        assert_eq!((lines[0].as_str(), lines[1].as_str(), lines[3].as_str()), ("one", "two", "last"));
+        assert_eq!(
+            (lines[0].as_str(), lines[1].as_str(), lines[3].as_str()),
+            ("one", "two", "last")
+        );
         assert!(lines[2].ends_with(" … (9995904 more bytes)"), "{}", &lines[2][4090..]);
     }
 

@@ -24,7 +24,10 @@ pub fn list(shim: Option<u32>) -> Vec<Process> {
 /// RootlessKit's first process, the child of `shim` that is not an orphan.
 pub fn rootlesskit(shim: u32) -> Option<u32> {
     let table = table();
-    table.iter().find(|(_, stat)| stat.parent == shim && is_rootlesskit(&stat.name)).map(|(&pid, _)| pid)
+    table
+        .iter()
+        .find(|(_, stat)| stat.parent == shim && is_rootlesskit(&stat.name))
+        .map(|(&pid, _)| pid)
 }
 
 fn table() -> HashMap<u32, Stat> {

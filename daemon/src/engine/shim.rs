@@ -60,7 +60,10 @@ pub async fn run(args: ShimArgs) -> ExitCode {
     match Shim::new(&args) {
         Ok(shim) => ExitCode::from(shim.run(&args).await),
         Err(error) => {
-            tracing::error!(rootlessd_part = Part::Shim.as_str(), "cannot start the engine: {error}");
+            tracing::error!(
+                rootlessd_part = Part::Shim.as_str(),
+                "cannot start the engine: {error}"
+            );
             let dir = EngineDir::at(args.dir);
             let text = format!("engine-shim could not start the engine: {error}");
             let _ = dir.write_death(&death(Part::Shim, None, text, vec![]));

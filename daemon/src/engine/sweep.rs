@@ -85,7 +85,8 @@ fn find(marks: &[Mark]) -> Vec<u32> {
     let parents: HashMap<u32, u32> = process::all()
         .filter_map(|pid| Stat::of(pid).filter(|stat| stat.state != 'Z').map(|it| (pid, it.parent)))
         .collect();
-    let marked: HashSet<u32> = parents.keys().copied().filter(|&pid| is_marked(pid, marks)).collect();
+    let marked: HashSet<u32> =
+        parents.keys().copied().filter(|&pid| is_marked(pid, marks)).collect();
     let belongs = |&pid: &u32| {
         std::iter::successors(Some(pid), |pid| parents.get(pid).copied())
             .take(parents.len())
@@ -97,17 +98,24 @@ fn find(marks: &[Mark]) -> Vec<u32> {
 fn is_marked(pid: u32, marks: &[Mark]) -> bool {
     let Ok(arguments) = fs::read(format!("/proc/{pid}/cmdline")) else { return false };
     let arguments: Vec<_> = arguments.split(|&byte| byte == 0).collect();
-    arguments.windows(2).any(|pair| {
-        marks.iter().any(|(flag, value)| pair == [flag.as_bytes(), value.as_bytes()])
-    })
+    arguments
+        .windows(2)
+        .any(|pair| marks.iter().any(|(flag, value)| pair == [flag.as_bytes(), value.as_bytes()]))
 }
 
 /// RootlessKit removes its state directory unless it was killed. The path can be the user's choice,
 /// so only RootlessKit's own names in it are touched.
 fn remove_state_dir(plan: &Plan) -> io::Result<()> {
     let names = [
-        "api.sock", "child_pid", "hosts", "lock", "netns", "resolv.conf", ".bp-ready.pipe",
-        ".bp.sock", ".s4nn.sock",
+        "api.sock",
+        "child_pid",
+        "hosts",
+        "lock",
+        "netns",
+        "resolv.conf",
+        ".bp-ready.pipe",
+        ".bp.sock",
+        ".s4nn.sock",
     ];
     for name in names {
         files::remove(&plan.state_dir.join(name))?;
@@ -135,7 +143,7 @@ mod tests {
         assert!(find(&marks(&dir, None)).contains(&ours.id()));
         // The zombie stays until it is waited for, which is the parent's business.
         end_processes(&dir, None).await.unwrap();
-        assert_eq!(find(&marks(&dir, None)), []);
+        assert!(find(&marks(&dir, None)).is_empty());
         assert!(!ours.wait().unwrap().success());
         assert!(other.try_wait().unwrap().is_none());
         process::kill(other.id());

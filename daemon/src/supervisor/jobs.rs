@@ -45,7 +45,8 @@ impl Jobs {
             Some(Error::new(ErrorKind::Canceled, format!("a {kind} was asked for instead"))),
         );
         self.last_id += 1;
-        let job = Job { id: self.last_id, kind, state: JobState::Running, result: None, error: None };
+        let job =
+            Job { id: self.last_id, kind, state: JobState::Running, result: None, error: None };
         self.current = Some(Current { job: job.clone(), deadline, waiters: vec![] });
         let _ = self.published.send(job.clone());
         job
@@ -175,7 +176,10 @@ mod tests {
                 (2, JobKind::Stop, None)
             ]
         );
-        assert_eq!(jobs.get(1).and_then(|job| job.error).map(|error| error.kind), Some(ErrorKind::Canceled));
+        assert_eq!(
+            jobs.get(1).and_then(|job| job.error).map(|error| error.kind),
+            Some(ErrorKind::Canceled)
+        );
         assert_eq!(jobs.current(), Some(&second));
     }
 
@@ -186,7 +190,10 @@ mod tests {
             jobs.begin(JobKind::Start, None);
             jobs.end(JobResult::Done, None);
         }
-        assert_eq!(jobs.list().iter().map(|job| job.id).collect::<Vec<_>>(), (5..=20).collect::<Vec<_>>());
+        assert_eq!(
+            jobs.list().iter().map(|job| job.id).collect::<Vec<_>>(),
+            (5..=20).collect::<Vec<_>>()
+        );
         assert!(jobs.get(4).is_none());
     }
 }

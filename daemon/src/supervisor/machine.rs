@@ -151,7 +151,9 @@ impl Machine {
                 }
             }
 
-            (L::Stopped, E::Start | E::Restart) => (L::Starting(Phase::Preflight), vec![Effect::Start]),
+            (L::Stopped, E::Start | E::Restart) => {
+                (L::Starting(Phase::Preflight), vec![Effect::Start])
+            }
             // A person asks, so the deaths that came before count no more.
             (L::Failed, E::Start | E::Restart) => {
                 self.deaths.clear();
@@ -371,7 +373,8 @@ mod tests {
                 effects = machine.next(E::Died, Duration::from_secs(second), &POLICY);
             }
             assert_eq!(machine.life, *life, "{seconds:?}");
-            let delay: Vec<_> = delay.iter().map(|&ms| Effect::Delay(Duration::from_millis(ms))).collect();
+            let delay: Vec<_> =
+                delay.iter().map(|&ms| Effect::Delay(Duration::from_millis(ms))).collect();
             assert_eq!(effects, delay, "{seconds:?}");
         }
     }

@@ -77,7 +77,8 @@ impl Memory {
         match (life, self.refusals.first(), self.deaths.last()) {
             (Life::Failed, Some(reason), _) => {
                 let more = self.refusals.len() - 1;
-                let more = if more == 0 { String::new() } else { format!(", and {more} more reasons") };
+                let more =
+                    if more == 0 { String::new() } else { format!(", and {more} more reasons") };
                 Error {
                     kind: ErrorKind::Preflight,
                     message: format!("{}{more}", reason.text),

@@ -216,7 +216,8 @@ impl Supervisor {
         match event {
             E::Phase(phase) => self.step(machine::Event::Phase(phase)),
             E::Launched { plan, shim } => {
-                self.engine = Knowledge { plan: Some(*plan), shim: Some(shim), ..Knowledge::default() };
+                self.engine =
+                    Knowledge { plan: Some(*plan), shim: Some(shim), ..Knowledge::default() };
                 self.stale_config = false;
                 self.publish();
             }
@@ -512,7 +513,11 @@ fn log_change(old: &Status, new: &Status) {
     let state = new.state.as_str();
     match new.phase {
         Some(phase) => {
-            tracing::info!(rootlessd_state = state, rootlessd_phase = phase.as_str(), "{state}: {phase}");
+            tracing::info!(
+                rootlessd_state = state,
+                rootlessd_phase = phase.as_str(),
+                "{state}: {phase}"
+            );
         }
         None => tracing::info!(rootlessd_state = state, "{state}"),
     }

@@ -122,7 +122,8 @@ impl Interface for Control {
                 match answer.await {
                     Ok(Ok(())) => Ok(Answer::nothing()),
                     Ok(Err(error)) => {
-                        let parameters = json!({ "message": error.message, "remedy": error.remedy });
+                        let parameters =
+                            json!({ "message": error.message, "remedy": error.remedy });
                         Err(own_error(&format!("{}", error.kind), parameters))
                     }
                     Err(_) => Err(stopping()),

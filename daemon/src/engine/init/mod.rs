@@ -9,12 +9,7 @@ mod namespaces;
 mod parts;
 mod stop;
 
-use std::{
-    io,
-    os::fd::OwnedFd,
-    process::ExitCode,
-    time::Duration,
-};
+use std::{io, os::fd::OwnedFd, process::ExitCode, time::Duration};
 
 use rootlessd_api::{Death, Error, Part, Phase};
 use tokio::{

@@ -117,6 +117,7 @@ mod tests {
             pid_file: "/run/user/1/docker.pid".into(),
             socket: "/run/user/1/docker.sock".into(),
             cgroup_parent: None,
+            cgroup_driver: None,
             live_restore: None,
         };
         let config: toml::Table = containerd_config(&docker).parse().unwrap();

@@ -1,0 +1,36 @@
+# The few commands a person types. Each is a thin line: what it does stands in scripts/.
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+CARGO ?= cargo
+
+.PHONY: build run test test-fast bench lint install uninstall
+
+build:
+	scripts/check-rust.sh
+	$(CARGO) build --release --locked --workspace --bins
+
+# A supervised rootless Docker on this machine, and a container in it.
+run:
+	scripts/run.sh
+
+# Every test; what they need is installed.
+test:
+	scripts/test.sh
+
+# Every test that needs no real systemd.
+test-fast:
+	scripts/test.sh --fast
+
+# Side by side with stock dockerd-rootless.sh, in one bed.
+bench: build
+	scripts/bench.sh
+
+lint:
+	scripts/lint.sh
+
+install:
+	scripts/install.sh "$(DESTDIR)" "$(PREFIX)"
+
+uninstall:
+	scripts/install.sh --remove "$(DESTDIR)" "$(PREFIX)"
