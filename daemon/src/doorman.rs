@@ -47,15 +47,15 @@ pub async fn keep(
     listener.set_nonblocking(true)?;
     let listener = UnixListener::from_std(listener)?;
     let mut statuses = handle.watch();
-    let mut down_since = Instant::now();
+    let mut waiting_since = Instant::now();
     let mut clients = JoinSet::new();
     loop {
         let status = statuses.borrow_and_update().clone();
-        if status.state.is_up() {
-            down_since = Instant::now();
+        if status.state.is_settled() {
+            waiting_since = Instant::now();
         }
         let client_wait = loaded.borrow().config.engine.client_wait;
-        match door(&status, down_since.elapsed(), client_wait) {
+        match door(&status, waiting_since.elapsed(), client_wait) {
             Door::Queue(left) => {
                 let until = left.map(|left| Instant::now() + left);
                 tokio::select! {
@@ -80,11 +80,12 @@ pub async fn keep(
     }
 }
 
-/// What is done with a client, in a status that has kept dockerd away for `down`.
-fn door(status: &Status, down: Duration, client_wait: Duration) -> Door {
+/// What is done with a client, when clients have waited for `waited` already.
+fn door(status: &Status, waited: Duration, client_wait: Duration) -> Door {
     let text = match status.state {
         State::Running | State::Degraded => return Door::Queue(None),
-        State::Starting | State::Stopping | State::Backoff => match client_wait.checked_sub(down) {
+        State::Starting | State::Stopping | State::Backoff => match client_wait.checked_sub(waited)
+        {
             Some(left) if !left.is_zero() => return Door::Queue(Some(left)),
             _ => format!("rootless Docker is not up yet (it is {})", status.state),
         },

@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     cli,
+    engine::exec,
     sys::children::{self, Children},
 };
 
@@ -32,7 +33,7 @@ pub fn main() -> ExitCode {
 
 async fn run() -> io::Result<u8> {
     let mut children = Children::adopt_orphans()?;
-    let mut command = Command::new("/proc/self/exe");
+    let mut command = Command::new(exec::own_program()?);
     command.args(std::env::args_os().skip(1));
     let supervisor = children.spawn(&mut command)?;
     for forwarded in FORWARDED {

@@ -32,7 +32,10 @@ use crate::{
     dbus,
     dirs::{Dirs, Environment},
     doorman,
-    engine::driver::{Driver, Found, World},
+    engine::{
+        driver::{Driver, Found, World},
+        exec,
+    },
     logging::{self, LogArgs},
     readiness,
     sockets::{self, Sockets},
@@ -339,7 +342,7 @@ fn daemonize(dirs: &Dirs) -> io::Result<()> {
     let socket: PathBuf =
         names::runtime_dir(&dirs.runtime).join(format!("ready.{}", std::process::id()));
     let arguments = std::env::args_os().skip(1).filter(|argument| argument != "--daemonize");
-    let mut command = Command::new("/proc/self/exe");
+    let mut command = Command::new(exec::own_program()?);
     command
         .args(arguments)
         .arg("--background")

@@ -1,5 +1,6 @@
 //! What the black-box tests share.
 
+pub mod bed;
 pub mod bus;
 pub mod driver;
 pub mod front;

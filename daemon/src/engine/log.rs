@@ -122,6 +122,20 @@ pub fn forward(part: Part, line: &str) {
     }
 }
 
+/// What a line complains about, if it does: the message of logrus's errors, and the plain last words
+/// that these programs print when they give up.
+pub fn complaint(line: &str) -> Option<&str> {
+    let plain = ["failed to ", "error: ", "[rootlesskit:parent] error: ", "panic: "];
+    if plain.iter().any(|start| line.starts_with(start)) {
+        return Some(line);
+    }
+    if level(line) != tracing::Level::ERROR {
+        return None;
+    }
+    let message = line.split_once("msg=\"").map_or(line, |(_, rest)| rest);
+    Some(message.strip_suffix('"').unwrap_or(message))
+}
+
 /// The level that logrus, which all of these programs log with, puts into a line.
 fn level(line: &str) -> tracing::Level {
     let word = line.split_once("level=").map_or("", |(_, rest)| rest);
@@ -169,6 +183,18 @@ mod tests {
             ("a plain line", tracing::Level::INFO),
         ] {
             assert_eq!(level(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn complaints() {
+        for (line, expected) in [
+            ("time=\"x\" level=fatal msg=\"no \\\"y\\\"\"", Some("no \\\"y\\\"")),
+            ("failed to start daemon: x", Some("failed to start daemon: x")),
+            ("level=info msg=\"fine\"", None),
+            ("chatter", None),
+        ] {
+            assert_eq!(complaint(line), expected, "{line}");
         }
     }
 

@@ -6,6 +6,9 @@ use rootlessd_api::{Part, Process};
 
 use crate::sys::process::{self, Stat};
 
+/// The programs that connect a network namespace; pasta has variants for processors.
+const NETWORK: [&str; 4] = ["slirp4netns", "pasta", "vpnkit", "lxc-user-nic"];
+
 /// rootlessd itself and every process of the engine below `shim`, without what runs in containers.
 pub fn list(shim: Option<u32>) -> Vec<Process> {
     let mut found = vec![(std::process::id(), Part::Supervisor)];
@@ -58,8 +61,8 @@ fn part_of(name: &str, parent: Part) -> Part {
         (Part::Shim, name) if is_rootlesskit(name) => Part::Rootlesskit,
         (Part::Rootlesskit, "exe") => Part::Rootlesskit,
         (Part::Rootlesskit, name) if is_rootlesskit(name) => Part::Rootlesskit,
-        (Part::Rootlesskit, "rootlessd") => Part::Init,
-        (Part::Rootlesskit, _) => Part::Network,
+        (Part::Rootlesskit, name) if NETWORK.iter().any(|it| name.starts_with(it)) => Part::Network,
+        (Part::Rootlesskit, _) => Part::Init,
         (Part::Init, "containerd") => Part::Containerd,
         (Part::Init, "dockerd") => Part::Dockerd,
         // Shims are orphans by design, adopted by engine-init.

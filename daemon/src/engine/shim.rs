@@ -148,8 +148,13 @@ impl Shim {
     }
 }
 
-/// A death as it is told to rootlessd.
-pub fn death(part: Part, exit: Option<Exit>, text: String, log: Vec<String>) -> Death {
+/// A death as it is told to rootlessd. Who exits by itself usually says why in its last line.
+pub fn death(part: Part, exit: Option<Exit>, mut text: String, log: Vec<String>) -> Death {
+    if exit.is_some_and(|exit| exit.code.is_some())
+        && let Some(why) = log.iter().rev().find_map(|line| log::complaint(line))
+    {
+        text = format!("{text}: {why}");
+    }
     Death {
         at: clock::now_realtime(),
         part,
@@ -169,8 +174,7 @@ fn take_line(tail: &mut Tail, line: String) {
 
 /// The command that starts a shim, held back until a byte comes in on its standard input.
 pub fn command(args: &ShimArgs, plan: &Plan, listener: OwnedFd) -> io::Result<Command> {
-    // /proc/self/exe is this very program in the child too, upgraded meanwhile or not.
-    let mut command = Command::new("/proc/self/exe");
+    let mut command = Command::new(exec::own_program()?);
     command
         .arg("engine-shim")
         .arg("--dir")
