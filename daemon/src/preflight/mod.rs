@@ -1,5 +1,8 @@
 //! Preflight: whether the engine can start on this machine, and the [`Plan`] with which it does.
 
+mod environment;
+mod packages;
+mod programs;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod version;

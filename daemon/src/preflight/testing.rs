@@ -68,6 +68,13 @@ impl Machine {
         path
     }
 
+    /// Writes a program: a shell script.
+    pub fn program(&self, path: &str, script: &str) -> PathBuf {
+        let path = self.write(path, &format!("#!/bin/sh\n{script}\n"));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("chmod");
+        path
+    }
+
     /// Takes a file or directory away.
     pub fn remove(&self, path: &str) {
         let path = self.path(path);
