@@ -99,6 +99,8 @@ pub struct Programs {
 pub struct Finder<'a> {
     /// Where.
     pub path: &'a SearchPath,
+    /// On which machine.
+    pub dirs: &'a Dirs,
     /// How the missing are installed.
     pub family: Family,
     /// The missing.
@@ -180,9 +182,10 @@ impl Finder<'_> {
 
     /// RootlessKit's own places for it (its `cmd/rootlesskit/main.go`): it is no command for people.
     fn lxc_user_nic(&self) -> Option<PathBuf> {
-        ["/usr/libexec/lxc/lxc-user-nic", "/usr/lib/lxc/lxc-user-nic"]
+        let multiarch = format!("/usr/lib/{}-linux-gnu/lxc", std::env::consts::ARCH);
+        ["/usr/libexec/lxc", &multiarch, "/usr/lib/lxc"]
             .into_iter()
-            .map(PathBuf::from)
+            .map(|directory| self.dirs.on_system(directory).join("lxc-user-nic"))
             .find(|path| is_executable(path))
     }
 }
@@ -234,7 +237,9 @@ mod tests {
         machine.program("/usr/bin/docker-rootlesskit", "");
         let (path, _) = SearchPath::new(&machine.dirs(), None);
         let mut findings = Findings::default();
-        let mut finder = Finder { path: &path, family: Family::Apt, findings: &mut findings };
+        let dirs = machine.dirs();
+        let family = Family::Apt;
+        let mut finder = Finder { path: &path, dirs: &dirs, family, findings: &mut findings };
         let mut config = Config::default();
         config.dockerd.path = Some("/nowhere/dockerd".into());
         assert_eq!(finder.find_all(&config), None);
