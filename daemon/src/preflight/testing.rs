@@ -4,6 +4,7 @@ use std::{
     fs,
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use nix::unistd::{Uid, geteuid};
@@ -29,6 +30,32 @@ impl Machine {
         machine.write("/etc/passwd", &format!("alice:x:{uid}:{uid}::/home/alice:/bin/sh\n"));
         let runtime = machine.directory(&format!("/run/user/{uid}"));
         fs::set_permissions(&runtime, fs::Permissions::from_mode(0o700)).expect("chmod");
+        machine
+    }
+
+    /// All that an engine needs: Docker 26.1 and RootlessKit 2.0.2 with slirp4netns.
+    pub fn complete() -> Self {
+        let machine = Self::bare();
+        machine.write("/etc/os-release", "ID=debian\n");
+        for file in ["/etc/subuid", "/etc/subgid"] {
+            machine.write(file, "alice:524288:65536\n");
+        }
+        machine.write("/dev/net/tun", "");
+        machine.write("/sys/fs/cgroup/cgroup.controllers", "cpu memory pids\n");
+        machine.directory("/run/systemd/system");
+        let root = machine.root().display();
+        machine.write("/proc/self/mountinfo", &format!("1 1 8:1 / {root} rw - ext4 x rw\n"));
+        machine.program("/usr/bin/dockerd", "echo 'Docker version 26.1.5+dfsg1, build 411e817'");
+        machine.program("/usr/bin/containerd", "echo 'containerd containerd.io 1.7.24 abc'");
+        machine.program("/usr/sbin/runc", "echo 'runc version 1.1.15+ds1'; echo 'spec: 1.2.0'");
+        machine.program("/usr/sbin/iptables", "");
+        machine.program("/usr/bin/slirp4netns", "echo '--netns-type=TYPE'");
+        let help = include_str!("../../tests/rootlesskit/2.0.2.txt");
+        machine.program("/usr/bin/rootlesskit", &format!("/bin/cat <<'END'\n{help}END"));
+        for program in ["/usr/bin/newuidmap", "/usr/bin/newgidmap"] {
+            let path = machine.program(program, "");
+            fs::set_permissions(path, fs::Permissions::from_mode(0o4755)).expect("chmod");
+        }
         machine
     }
 
@@ -65,6 +92,20 @@ impl Machine {
         let path = self.path(path);
         fs::create_dir_all(path.parent().expect("a parent")).expect("make a directory");
         fs::write(&path, text).expect("write a file");
+        path
+    }
+
+    /// Writes a program: a shell script.
+    pub fn program(&self, path: &str, script: &str) -> PathBuf {
+        let path = self.path(path);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("make a directory");
+        // By another process: a child that another test forks meanwhile would hold our open file,
+        // and running the program would fail as it is busy.
+        let written = Command::new("sh")
+            .args(["-c", "printf '#!/bin/sh\\n%s\\n' \"$1\" > \"$0\" && chmod 0755 \"$0\""])
+            .args([path.as_os_str(), script.as_ref()])
+            .status();
+        assert!(written.expect("a shell").success());
         path
     }
 
