@@ -83,6 +83,11 @@ impl Driver {
         self.state.borrow().jobs.keys().next_back().copied().unwrap_or(0)
     }
 
+    /// How many wait for a job.
+    pub fn waiting(&self) -> usize {
+        self.state.borrow().waiting.iter().filter(|(_, reply)| !reply.is_closed()).count()
+    }
+
     /// How often a reload and a reset was asked for.
     pub fn reloads_and_resets(&self) -> (u32, u32) {
         let inner = self.state.borrow();

@@ -1,7 +1,9 @@
 //! How a request fails on D-Bus: always with a name that a client can act on.
 
 use rootlessd_api::{Error, ErrorKind};
-use zbus::{DBusError, Message, message::Header, names::ErrorName};
+use zbus::{DBusError, Message, Signature, message::Header, names::ErrorName};
+
+use super::values;
 
 /// An error reply.
 ///
@@ -28,9 +30,17 @@ impl Failure {
     }
 }
 
+/// Refuse arguments to a method that has none; zbus does so only to one that has some.
+pub fn no_arguments(call: &Header<'_>) -> Result<(), Failure> {
+    match call.signature() {
+        Signature::Unit => Ok(()),
+        other => Err(Failure::invalid(format!("the method has no arguments, not {other}"))),
+    }
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self { name: error.kind.dbus_name(), text: error.to_string() }
+        Self { name: error.kind.dbus_name(), text: values::clean(&error.to_string()) }
     }
 }
 

@@ -7,7 +7,7 @@
 use std::{convert::Infallible, io, os::fd::OwnedFd, rc::Rc, time::Duration};
 
 use futures_util::{StreamExt, stream::LocalBoxStream};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::{
     net::{UnixListener, UnixStream},
@@ -182,10 +182,7 @@ impl Client {
             Ok(Answer::One(value)) => self.reply(value, None, vec![]).await,
             Ok(Answer::OneWithFds(value, fds)) => self.reply(value, None, fds).await,
             Ok(Answer::Many(stream)) => self.stream(stream, flags.more).await,
-            Err(error) => {
-                let sent = self.connection.send_error(&error, vec![]);
-                timeout(self.patience, sent).await.map_err(|_| End::Slow)?.map_err(End::from)
-            }
+            Err(error) => self.send(&error, vec![]).await,
         }
     }
 
@@ -216,8 +213,16 @@ impl Client {
         fds: Vec<OwnedFd>,
     ) -> Result<(), End> {
         let reply = Reply::new(Some(value)).set_continues(continues);
-        let sent = self.connection.send_reply(&reply, fds);
-        timeout(self.patience, sent).await.map_err(|_| End::Slow)?.map_err(End::from)
+        self.send(&reply, fds).await
+    }
+
+    /// Send a message. Not through the connection, which serializes it again and again into a buffer
+    /// that grows by 256 bytes each time.
+    async fn send<T: Serialize>(&self, message: &T, fds: Vec<OwnedFd>) -> Result<(), End> {
+        let mut bytes = serde_json::to_vec(message).map_err(zlink::Error::from)?;
+        bytes.push(0);
+        let sent = timeout(self.patience, self.socket.send(&bytes, &fds));
+        sent.await.map_err(|_| End::Slow)?.map_err(|error| zlink::Error::from(error).into())
     }
 }
 
