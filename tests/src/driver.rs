@@ -29,6 +29,7 @@ struct Inner {
     options: BTreeMap<u32, JobOptions>,
     waiting: Vec<(u32, Reply<Job>)>,
     failure: Option<Error>,
+    stalled: Option<Vec<Command>>,
     reloads: u32,
     resets: u32,
 }
@@ -46,6 +47,7 @@ impl Driver {
             options: BTreeMap::new(),
             waiting: Vec::new(),
             failure: None,
+            stalled: None,
             reloads: 0,
             resets: 0,
         }));
@@ -66,6 +68,18 @@ impl Driver {
     /// Fail every further request with `failure`, or none.
     pub fn fail(&self, failure: Option<Error>) {
         self.state.borrow_mut().failure = failure;
+    }
+
+    /// Answer no request until [`Self::resume`].
+    pub fn stall(&self) {
+        self.state.borrow_mut().stalled.get_or_insert_default();
+    }
+
+    /// Answer the requests that came meanwhile, and all further ones.
+    pub fn resume(&self) {
+        let mut inner = self.state.borrow_mut();
+        let commands = inner.stalled.take().unwrap_or_default();
+        commands.into_iter().for_each(|command| inner.obey(command));
     }
 
     /// Finish a job.
@@ -111,6 +125,9 @@ fn without_processes() -> Status {
 
 impl Inner {
     fn obey(&mut self, command: Command) {
+        if let Some(stalled) = &mut self.stalled {
+            return stalled.push(command);
+        }
         match command {
             Command::Status(reply) => {
                 let mut status = Status::clone(&self.status.borrow());
@@ -118,7 +135,7 @@ impl Inner {
                 let _ = reply.send(status);
             }
             Command::Request { kind, options, reply } => {
-                let _ = reply.send(self.refuse().and_then(|()| Ok(self.begin(kind, options))));
+                let _ = reply.send(self.refuse().map(|()| self.begin(kind, options)));
             }
             Command::WaitJob { id, reply } => self.wait(id, reply),
             Command::CancelJob { id, reply } => {

@@ -5,6 +5,7 @@ pub mod driver;
 pub mod front;
 pub mod idl;
 pub mod raw;
+pub mod status;
 
 use std::{
     sync::{PoisonError, RwLock},

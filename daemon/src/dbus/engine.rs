@@ -13,7 +13,7 @@ use zbus::{
 
 use super::{
     announce::{Announcer, job_path},
-    error::{Failure, no_arguments},
+    error::Failure,
     gate::Gate,
     values::{self, Dict},
 };
@@ -108,15 +108,14 @@ impl Engine {
     /// told as one of the Reasons.
     ///
     /// Errors: org.rootlessd.Error.Config if it has a mistake; the old one then stays in force.
-    async fn reload(&self, #[zbus(header)] call: Header<'_>) -> Result<(), Failure> {
-        no_arguments(&call)?;
+    // Without the header as an argument, zbus takes whatever arguments the caller sends.
+    async fn reload(&self, #[zbus(header)] _call: Header<'_>) -> Result<(), Failure> {
         let (_permit, supervisor) = self.gate.enter()?;
         Ok(supervisor.reload().await?)
     }
 
     /// Forget the Deaths; from the state "failed", go to "stopped".
-    async fn reset_failed(&self, #[zbus(header)] call: Header<'_>) -> Result<(), Failure> {
-        no_arguments(&call)?;
+    async fn reset_failed(&self, #[zbus(header)] _call: Header<'_>) -> Result<(), Failure> {
         let (_permit, supervisor) = self.gate.enter()?;
         Ok(supervisor.reset_failed().await?)
     }

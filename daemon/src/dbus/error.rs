@@ -1,7 +1,7 @@
 //! How a request fails on D-Bus: always with a name that a client can act on.
 
 use rootlessd_api::{Error, ErrorKind};
-use zbus::{DBusError, Message, Signature, message::Header, names::ErrorName};
+use zbus::{DBusError, Message, message::Header, names::ErrorName};
 
 use super::values;
 
@@ -27,14 +27,6 @@ impl Failure {
             name: "org.freedesktop.DBus.Error.LimitsExceeded".into(),
             text: "too many calls wait for an answer already; wait for some of them".into(),
         }
-    }
-}
-
-/// Refuse arguments to a method that has none; zbus does so only to one that has some.
-pub fn no_arguments(call: &Header<'_>) -> Result<(), Failure> {
-    match call.signature() {
-        Signature::Unit => Ok(()),
-        other => Err(Failure::invalid(format!("the method has no arguments, not {other}"))),
     }
 }
 

@@ -72,3 +72,30 @@ fn every_member_is_documented() {
         }
     }
 }
+
+#[test]
+fn every_member_has_its_proxy() {
+    let proxies = include_str!("../../../api/src/dbus.rs");
+    for xml in [xml(&engine()), xml(&job())] {
+        let node = zbus_xml::Node::from_reader(xml.as_bytes()).expect("it is XML");
+        let interface = &node.interfaces()[0];
+        let methods = interface.methods().map(|method| method.name().to_string());
+        let signals = interface.signals().map(|signal| signal.name().to_string());
+        let properties = interface.properties().map(|property| property.name().to_string());
+        for name in methods.chain(signals).chain(properties) {
+            let function = format!("fn {}(", snake_case(&name));
+            assert!(proxies.contains(&function), "{name}");
+        }
+    }
+}
+
+fn snake_case(name: &str) -> String {
+    let mut snake = String::new();
+    for letter in name.chars() {
+        if letter.is_uppercase() && !snake.is_empty() {
+            snake.push('_');
+        }
+        snake.push(letter.to_ascii_lowercase());
+    }
+    snake
+}
