@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use zlink::{Call, tokio::unix};
+use zlink::{Call, tokio::unix, varlink_service};
 
 use crate::{
     error::{Error, ErrorKind},
@@ -138,6 +138,18 @@ fn error_of(path: &Path, error: &zlink::Error) -> ClientError {
         zlink::Error::Io(_) | zlink::Error::UnexpectedEof => {
             ClientError::Closed { path: path.to_owned() }
         }
+        // zlink takes these out of the answers before we see them.
+        zlink::Error::VarlinkService(error) => match error.inner() {
+            varlink_service::Error::PermissionDenied => ClientError::Api(Error::new(
+                ErrorKind::AccessDenied,
+                format!("{} is another user's", path.display()),
+            )),
+            varlink_service::Error::InvalidParameter { parameter } => ClientError::Api(Error::new(
+                ErrorKind::InvalidArgument,
+                format!("there is no parameter {parameter}, or it cannot have this value"),
+            )),
+            other => ClientError::Protocol(other.to_string()),
+        },
         other => ClientError::Protocol(other.to_string()),
     }
 }

@@ -36,12 +36,63 @@ pub trait Engine {
     /// When the state began.
     #[zbus(property)]
     fn since(&self) -> zbus::Result<u64>;
+    /// When the next start is tried.
+    #[zbus(property)]
+    fn next_attempt(&self) -> zbus::Result<u64>;
     /// The pid of RootlessKit's first process.
     #[zbus(property)]
     fn main_pid(&self) -> zbus::Result<u32>;
     /// dockerd's version.
     #[zbus(property)]
     fn version(&self) -> zbus::Result<String>;
+    /// The versions of `containerd`, `runc` and `rootlesskit`.
+    #[zbus(property)]
+    fn versions(&self) -> zbus::Result<HashMap<String, String>>;
+    /// The socket of Docker's API.
+    #[zbus(property)]
+    fn socket_path(&self) -> zbus::Result<String>;
+    /// The directory of images, volumes and containers.
+    #[zbus(property)]
+    fn data_root(&self) -> zbus::Result<String>;
+    /// RootlessKit's state directory.
+    #[zbus(property)]
+    fn state_dir(&self) -> zbus::Result<String>;
+    /// The network driver.
+    #[zbus(property)]
+    fn network_driver(&self) -> zbus::Result<String>;
+    /// The port driver.
+    #[zbus(property)]
+    fn port_driver(&self) -> zbus::Result<String>;
+    /// dockerd's storage driver.
+    #[zbus(property)]
+    fn storage_driver(&self) -> zbus::Result<String>;
+    /// dockerd's cgroup driver.
+    #[zbus(property)]
+    fn cgroup_driver(&self) -> zbus::Result<String>;
+    /// The cgroup controllers that the user may use.
+    #[zbus(property)]
+    fn controllers(&self) -> zbus::Result<Vec<String>>;
+    /// How many containers run; [`u32::MAX`] while that is not known.
+    #[zbus(property)]
+    fn containers_running(&self) -> zbus::Result<u32>;
+    /// The engine's deaths, the newest last.
+    #[zbus(property)]
+    fn deaths(&self) -> zbus::Result<Vec<HashMap<String, OwnedVariant>>>;
+    /// The engine's processes, looked up at every call.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn processes(&self) -> zbus::Result<Vec<HashMap<String, OwnedVariant>>>;
+    /// rootlessd's version.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn supervisor_version(&self) -> zbus::Result<String>;
+    /// rootlessd's pid.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn supervisor_pid(&self) -> zbus::Result<u32>;
+    /// When rootlessd started.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn supervisor_since(&self) -> zbus::Result<u64>;
+    /// Whether the engine runs in a scope of the user's systemd.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn systemd(&self) -> zbus::Result<bool>;
     /// A job began.
     #[zbus(signal)]
     fn job_new(&self, id: u32, job: ObjectPath<'_>, kind: &str) -> zbus::Result<()>;
@@ -73,7 +124,7 @@ pub trait Job {
     /// How it ended, a word of [`JobResult`](crate::JobResult), or empty.
     #[zbus(property)]
     fn result(&self) -> zbus::Result<String>;
-    /// The error's name and message, or empty.
+    /// Why it failed: `name`, `message` and, if there is one, `remedy`; empty if it did not.
     #[zbus(property)]
-    fn error(&self) -> zbus::Result<(String, String)>;
+    fn error(&self) -> zbus::Result<HashMap<String, String>>;
 }

@@ -29,6 +29,7 @@ struct Inner {
     options: BTreeMap<u32, JobOptions>,
     waiting: Vec<(u32, Reply<Job>)>,
     failure: Option<Error>,
+    stalled: Option<Vec<Command>>,
     reloads: u32,
     resets: u32,
 }
@@ -46,6 +47,7 @@ impl Driver {
             options: BTreeMap::new(),
             waiting: Vec::new(),
             failure: None,
+            stalled: None,
             reloads: 0,
             resets: 0,
         }));
@@ -68,6 +70,18 @@ impl Driver {
         self.state.borrow_mut().failure = failure;
     }
 
+    /// Answer no request until [`Self::resume`].
+    pub fn stall(&self) {
+        self.state.borrow_mut().stalled.get_or_insert_default();
+    }
+
+    /// Answer the requests that came meanwhile, and all further ones.
+    pub fn resume(&self) {
+        let mut inner = self.state.borrow_mut();
+        let commands = inner.stalled.take().unwrap_or_default();
+        commands.into_iter().for_each(|command| inner.obey(command));
+    }
+
     /// Finish a job.
     pub fn finish(&self, id: u32, result: JobResult, error: Option<Error>) {
         self.state.borrow_mut().finish(id, result, error);
@@ -81,6 +95,11 @@ impl Driver {
     /// How many jobs there ever were.
     pub fn job_count(&self) -> u32 {
         self.state.borrow().jobs.keys().next_back().copied().unwrap_or(0)
+    }
+
+    /// How many wait for a job.
+    pub fn waiting(&self) -> usize {
+        self.state.borrow().waiting.iter().filter(|(_, reply)| !reply.is_closed()).count()
     }
 
     /// How often a reload and a reset was asked for.
@@ -106,6 +125,9 @@ fn without_processes() -> Status {
 
 impl Inner {
     fn obey(&mut self, command: Command) {
+        if let Some(stalled) = &mut self.stalled {
+            return stalled.push(command);
+        }
         match command {
             Command::Status(reply) => {
                 let mut status = Status::clone(&self.status.borrow());
@@ -113,7 +135,7 @@ impl Inner {
                 let _ = reply.send(status);
             }
             Command::Request { kind, options, reply } => {
-                let _ = reply.send(self.refuse().and_then(|()| Ok(self.begin(kind, options))));
+                let _ = reply.send(self.refuse().map(|()| self.begin(kind, options)));
             }
             Command::WaitJob { id, reply } => self.wait(id, reply),
             Command::CancelJob { id, reply } => {

@@ -42,7 +42,9 @@ fn check(
             if full && values.is_empty() {
                 return Err("nothing to check".into());
             }
-            return values.iter().try_for_each(|value| check(interface, inner.inner(), value, full));
+            return values
+                .iter()
+                .try_for_each(|value| check(interface, inner.inner(), value, full));
         }
         (Type::Custom(name), _) => return check_custom(interface, name, value, full),
         _ => false,

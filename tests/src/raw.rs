@@ -1,16 +1,15 @@
 //! A varlink client that can also misbehave.
 
-use std::{io, path::Path, time::Duration};
+use std::{io, path::Path};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
     time::timeout,
 };
 
-/// How long anything may take in a test before it counts as hanging.
-pub const BOUND: Duration = Duration::from_secs(20);
+use crate::BOUND;
 
 /// A connection.
 #[derive(Debug)]
@@ -65,4 +64,14 @@ impl RawClient {
         self.send(message).await.expect("the server reads");
         self.receive().await.expect("an answer")
     }
+}
+
+/// A method of the supervisor, in full.
+pub fn method(name: &str) -> String {
+    format!("org.rootlessd.Supervisor.{name}")
+}
+
+/// A call of a method of the supervisor.
+pub fn call(name: &str, parameters: Value) -> Value {
+    json!({ "method": method(name), "parameters": parameters })
 }

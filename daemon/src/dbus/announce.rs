@@ -7,7 +7,7 @@ use std::{
 };
 
 use rootlessd_api::{
-    Job, JobState, Status,
+    Job, JobResult, JobState, Status,
     names::{ENGINE_INTERFACE, JOB_INTERFACE, JOB_PATH, OBJECT_PATH},
 };
 use tokio::sync::{Mutex, watch};
@@ -16,11 +16,7 @@ use zbus::{
     object_server::SignalEmitter,
 };
 
-use super::{
-    engine::{Engine, Gate},
-    job::JobObject,
-    values,
-};
+use super::{engine::Engine, gate::Gate, job::JobObject, values};
 use crate::supervisor::handle::Handle;
 
 /// The path of a job's object.
@@ -115,7 +111,7 @@ impl Announcer {
         // What the job brought about came before its end.
         self.tell_status(connection, told).await?;
         let path = job_path(job.id);
-        let result = values::text(job.result);
+        let result = values::text(job.result.map(JobResult::as_str));
         if let Some(known) = told.jobs.get(&job.id)
             && is_news(&known.send_replace(job.clone()), job)
         {

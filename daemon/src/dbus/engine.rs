@@ -5,47 +5,18 @@ use std::{
     sync::Arc,
 };
 
-use rootlessd_api::{JobKind, JobOptions, Status};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use rootlessd_api::{JobKind, JobOptions, Phase};
 use zbus::{
-    Connection, ObjectPath, OwnedObjectPath, OwnedVariant, Variant, interface,
+    Connection, ObjectPath, OwnedObjectPath, OwnedVariant, Variant, interface, message::Header,
     object_server::SignalEmitter,
 };
 
 use super::{
     announce::{Announcer, job_path},
     error::Failure,
+    gate::Gate,
     values::{self, Dict},
 };
-use crate::supervisor::handle::Handle;
-
-/// How many calls may wait for the supervisor at a time. zbus makes a task of every call, so that
-/// without a limit a client that floods would fill the memory.
-const MOST_CALLS: usize = 128;
-
-/// What the objects share: the way to the supervisor, with a limit.
-#[derive(Clone, Debug)]
-pub struct Gate {
-    handle: Handle,
-    calls: Arc<Semaphore>,
-}
-
-impl Gate {
-    /// A gate before `handle`.
-    pub fn new(handle: Handle) -> Self {
-        Self { handle, calls: Arc::new(Semaphore::new(MOST_CALLS)) }
-    }
-
-    /// The supervisor, to be asked while the permit is held, if not too many ask it.
-    pub fn enter(&self) -> Result<(SemaphorePermit<'_>, &Handle), Failure> {
-        let permit = self.calls.try_acquire().map_err(|_| Failure::limit())?;
-        Ok((permit, &self.handle))
-    }
-
-    fn status(&self) -> Arc<Status> {
-        self.handle.status()
-    }
-}
 
 /// The engine's object.
 #[derive(Debug)]
@@ -137,13 +108,14 @@ impl Engine {
     /// told as one of the Reasons.
     ///
     /// Errors: org.rootlessd.Error.Config if it has a mistake; the old one then stays in force.
-    async fn reload(&self) -> Result<(), Failure> {
+    // Without the header as an argument, zbus takes whatever arguments the caller sends.
+    async fn reload(&self, #[zbus(header)] _call: Header<'_>) -> Result<(), Failure> {
         let (_permit, supervisor) = self.gate.enter()?;
         Ok(supervisor.reload().await?)
     }
 
     /// Forget the Deaths; from the state "failed", go to "stopped".
-    async fn reset_failed(&self) -> Result<(), Failure> {
+    async fn reset_failed(&self, #[zbus(header)] _call: Header<'_>) -> Result<(), Failure> {
         let (_permit, supervisor) = self.gate.enter()?;
         Ok(supervisor.reset_failed().await?)
     }
@@ -161,7 +133,7 @@ impl Engine {
     /// "containerd", "dockerd" or "containers"; empty in other states.
     #[zbus(property)]
     fn phase(&self) -> String {
-        values::text(self.gate.status().phase)
+        values::text(self.gate.status().phase.map(Phase::as_str))
     }
 
     /// What a person should know, the gravest first: "code" (s), a stable name; "part" (s), which
@@ -206,7 +178,7 @@ impl Engine {
     /// The socket of Docker's API.
     #[zbus(property)]
     fn socket_path(&self) -> String {
-        self.gate.status().socket_path.clone()
+        values::clean(&self.gate.status().socket_path)
     }
 
     /// The directory of images, volumes and containers, or empty while it is not known.
@@ -251,7 +223,7 @@ impl Engine {
     /// The cgroup controllers that the user may use.
     #[zbus(property)]
     fn controllers(&self) -> Vec<String> {
-        self.gate.status().controllers.clone()
+        values::cleaned(&self.gate.status().controllers)
     }
 
     /// How many containers run; 4294967295 while it is not known.

@@ -3,6 +3,8 @@
 use rootlessd_api::{Error, ErrorKind};
 use zbus::{DBusError, Message, message::Header, names::ErrorName};
 
+use super::values;
+
 /// An error reply.
 ///
 /// Written by hand, since the derived ones know only one prefix, and send an error of zbus's own
@@ -30,7 +32,7 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self { name: error.kind.dbus_name(), text: error.to_string() }
+        Self { name: error.kind.dbus_name(), text: values::clean(&error.to_string()) }
     }
 }
 

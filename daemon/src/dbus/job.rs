@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use rootlessd_api::Job;
+use rootlessd_api::{Job, JobResult};
 use tokio::sync::watch;
-use zbus::interface;
+use zbus::{interface, message::Header};
 
-use super::{engine::Gate, error::Failure, values};
+use super::{error::Failure, gate::Gate, values};
 
 /// The object of one job.
 #[derive(Debug)]
@@ -29,7 +29,8 @@ impl JobObject {
     /// End the job with the result "canceled". A start that is cancelled is undone, a stop goes on.
     ///
     /// Errors: org.rootlessd.Error.NoSuchJob if it is over.
-    async fn cancel(&self) -> Result<(), Failure> {
+    // Without the header as an argument, zbus takes whatever arguments the caller sends.
+    async fn cancel(&self, #[zbus(header)] _call: Header<'_>) -> Result<(), Failure> {
         let (_permit, supervisor) = self.gate.enter()?;
         Ok(supervisor.cancel_job(self.id).await?)
     }
@@ -55,7 +56,7 @@ impl JobObject {
     /// How it ended: a result of the signal JobRemoved; empty while it is at work.
     #[zbus(property)]
     fn result(&self) -> String {
-        values::text(self.job.borrow().result)
+        values::text(self.job.borrow().result.map(JobResult::as_str))
     }
 
     /// Why it failed: "name", the name of an error of rootlessd; "message", a sentence; "remedy",

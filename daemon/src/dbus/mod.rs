@@ -2,9 +2,12 @@
 
 mod announce;
 mod bus;
-pub mod engine;
-pub mod error;
-pub mod job;
+mod engine;
+mod error;
+mod gate;
+#[cfg(test)]
+mod introspection;
+mod job;
 mod values;
 
 use std::{
@@ -23,7 +26,7 @@ use zbus::{
     fdo::{DBusProxy, RequestNameFlags, RequestNameReply},
 };
 
-use self::{announce::Announcer, engine::Engine, engine::Gate};
+use self::{announce::Announcer, engine::Engine, gate::Gate};
 use crate::supervisor::handle::Handle;
 
 /// Serve the supervisor on the bus at `address`, until the future is dropped. A bus that is not

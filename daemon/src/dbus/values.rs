@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use rootlessd_api::{Death, Error, Process, Reason, Status};
+use rootlessd_api::{Death, Error, Phase, Process, Reason, Status};
 use zbus::Variant;
 
 /// A dictionary `a{sv}`.
@@ -12,19 +12,29 @@ pub type Dict = BTreeMap<&'static str, Variant<'static>>;
 pub const UNKNOWN: u32 = u32::MAX;
 
 /// An absent word or text is an empty one.
-pub fn text(value: Option<impl ToString>) -> String {
-    value.map_or_else(String::new, |value| value.to_string())
+pub fn text(value: Option<impl AsRef<str>>) -> String {
+    value.map_or_else(String::new, |value| clean(value.as_ref()))
+}
+
+/// A string that the bus takes. It takes no NUL, and a daemon can write anything into its log.
+pub fn clean(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
+/// Strings that the bus takes.
+pub fn cleaned(texts: &[String]) -> Vec<String> {
+    texts.iter().map(|text| clean(text)).collect()
 }
 
 /// The shape of `Reasons`.
 pub fn reasons(reasons: &[Reason]) -> Vec<Dict> {
     let dict = |reason: &Reason| {
         let mut dict = Dict::from([
-            ("code", reason.code.clone().into()),
+            ("code", clean(&reason.code).into()),
             ("part", reason.part.as_str().into()),
-            ("text", reason.text.clone().into()),
+            ("text", clean(&reason.text).into()),
         ]);
-        put(&mut dict, "remedy", reason.remedy.clone());
+        put(&mut dict, "remedy", reason.remedy.as_deref().map(clean));
         dict
     };
     reasons.iter().map(dict).collect()
@@ -36,8 +46,8 @@ pub fn deaths(deaths: &[Death]) -> Vec<Dict> {
         let mut dict = Dict::from([
             ("at", death.at.into()),
             ("part", death.part.as_str().into()),
-            ("text", death.text.clone().into()),
-            ("log", death.log.clone().into()),
+            ("text", clean(&death.text).into()),
+            ("log", cleaned(&death.log).into()),
         ]);
         put(&mut dict, "exit_code", death.exit_code);
         put(&mut dict, "signal", death.signal);
@@ -52,7 +62,7 @@ pub fn processes(processes: &[Process]) -> Vec<Dict> {
         Dict::from([
             ("part", process.part.as_str().into()),
             ("pid", process.pid.into()),
-            ("name", process.name.clone().into()),
+            ("name", clean(&process.name).into()),
             ("memory", process.memory.into()),
         ])
     };
@@ -66,16 +76,16 @@ pub fn versions(status: &Status) -> BTreeMap<&'static str, String> {
         ("runc", &status.runc_version),
         ("rootlesskit", &status.rootlesskit_version),
     ];
-    all.into_iter().filter_map(|(name, version)| Some((name, version.clone()?))).collect()
+    all.into_iter().filter_map(|(name, version)| Some((name, clean(version.as_deref()?)))).collect()
 }
 
 /// The shape of a job's `Error`.
 pub fn error(error: Option<&Error>) -> BTreeMap<&'static str, String> {
     let Some(error) = error else { return BTreeMap::new() };
     let mut dict =
-        BTreeMap::from([("name", error.kind.dbus_name()), ("message", error.message.clone())]);
+        BTreeMap::from([("name", error.kind.dbus_name()), ("message", clean(&error.message))]);
     if let Some(remedy) = &error.remedy {
-        dict.insert("remedy", remedy.clone());
+        dict.insert("remedy", clean(remedy));
     }
     dict
 }
@@ -99,21 +109,21 @@ pub fn changes(old: &Status, new: &Status) -> HashMap<&'static str, Variant<'sta
 fn announced(status: &Status) -> [(&'static str, Variant<'static>); 18] {
     [
         ("State", status.state.as_str().into()),
-        ("Phase", text(status.phase).into()),
+        ("Phase", text(status.phase.map(Phase::as_str)).into()),
         ("Reasons", reasons(&status.reasons).into()),
         ("Since", status.since.into()),
         ("NextAttempt", status.next_attempt.unwrap_or(0).into()),
         ("MainPid", status.main_pid.unwrap_or(0).into()),
         ("Version", text(status.version.as_ref()).into()),
         ("Versions", versions(status).into()),
-        ("SocketPath", status.socket_path.clone().into()),
+        ("SocketPath", clean(&status.socket_path).into()),
         ("DataRoot", text(status.data_root.as_ref()).into()),
         ("StateDir", text(status.state_dir.as_ref()).into()),
         ("NetworkDriver", text(status.network_driver.as_ref()).into()),
         ("PortDriver", text(status.port_driver.as_ref()).into()),
         ("StorageDriver", text(status.storage_driver.as_ref()).into()),
         ("CgroupDriver", text(status.cgroup_driver.as_ref()).into()),
-        ("Controllers", status.controllers.clone().into()),
+        ("Controllers", cleaned(&status.controllers).into()),
         ("ContainersRunning", status.containers_running.unwrap_or(UNKNOWN).into()),
         ("Deaths", deaths(&status.deaths).into()),
     ]

@@ -178,7 +178,8 @@ mod tests {
         assert_eq!(good.optional::<u64>("timeout"), Ok(None));
         assert_eq!(good.end(), Ok(()));
 
-        for wrong in [json!("7"), json!(-7), json!(7.5), json!([7]), json!(null), json!(1u64 << 40)]
+        for wrong in
+            [json!("7"), json!(-7), json!(7.5), json!([7]), json!(null), json!(1_u64 << 40)]
         {
             assert_eq!(
                 request(json!({ "id": wrong })).required::<u32>("id"),

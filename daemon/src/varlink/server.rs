@@ -7,7 +7,7 @@
 use std::{convert::Infallible, io, os::fd::OwnedFd, rc::Rc, time::Duration};
 
 use futures_util::{StreamExt, stream::LocalBoxStream};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::{
     net::{UnixListener, UnixStream},
@@ -50,19 +50,30 @@ where
 {
     let interface = Rc::new(interface);
     let mut connections = JoinSet::new();
+    let mut full = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            Some(_) = connections.join_next() => continue,
+            Some(_) = connections.join_next() => {
+                full = false;
+                continue;
+            }
         };
         match accepted {
-            Ok((stream, _)) => match admit(&stream, &*interface, connections.len(), limits) {
-                Ok(()) => {
-                    let socket = Socket::new(stream, limits.message);
-                    connections.spawn_local(converse(socket, interface.clone(), limits));
+            Ok((stream, _)) if !is_ours(&stream) => {
+                turn_away(&stream, Some(ErrorReply::permission_denied()));
+            }
+            Ok((stream, _)) if connections.len() >= limits.connections => {
+                if !full {
+                    full = true;
+                    warn!("{} varlink clients are connected, refusing more", connections.len());
                 }
-                Err(error) => turn_away(&stream, &error),
-            },
+                turn_away(&stream, interface.busy());
+            }
+            Ok((stream, _)) => {
+                let socket = Socket::new(stream, limits.message);
+                connections.spawn_local(converse(socket, interface.clone(), limits));
+            }
             Err(error) => {
                 // Out of file descriptors or memory, most likely: to try again at once would only
                 // burn time that somebody needs to release some.
@@ -70,37 +81,29 @@ where
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
+        // Clients that stand in line would otherwise be let in without a pause for those inside.
+        consume_budget().await;
     }
 }
 
-fn admit<I: Interface>(
-    stream: &UnixStream,
-    interface: &I,
-    open: usize,
-    limits: Limits,
-) -> Result<(), Option<ErrorReply>> {
-    let own = rustix::process::getuid().as_raw();
+/// Whether the client is the user that we are.
+fn is_ours(stream: &UnixStream) -> bool {
     match stream.peer_cred() {
-        Ok(peer) if peer.uid() == own => {}
+        Ok(peer) if peer.uid() == rustix::process::getuid().as_raw() => true,
         Ok(peer) => {
             warn!("refused a varlink client of user {}", peer.uid());
-            return Err(Some(ErrorReply::permission_denied()));
+            false
         }
         Err(error) => {
             warn!("refused a varlink client of an unknown user: {error}");
-            return Err(Some(ErrorReply::permission_denied()));
+            false
         }
     }
-    if open >= limits.connections {
-        warn!("refused a varlink client: {open} are connected");
-        return Err(interface.busy());
-    }
-    Ok(())
 }
 
 /// Say why, if that can be said at once, and nothing more: nothing of the client's is ever read.
-fn turn_away(stream: &UnixStream, error: &Option<ErrorReply>) {
-    if let Some(mut message) = error.as_ref().and_then(|error| serde_json::to_vec(error).ok()) {
+fn turn_away(stream: &UnixStream, error: Option<ErrorReply>) {
+    if let Some(mut message) = error.and_then(|error| serde_json::to_vec(&error).ok()) {
         message.push(0);
         let _ = stream.try_write(&message);
     }
@@ -121,7 +124,8 @@ async fn converse<I: Interface>(socket: Socket, interface: Rc<I>, limits: Limits
         End::HungUp => debug!("a varlink client has gone"),
         End::StreamOver => debug!("nothing more to tell a varlink client"),
         End::Slow => warn!("disconnected a varlink client that does not read its replies"),
-        End::Failed(error) => warn!("disconnected a varlink client: {error}"),
+        // Not louder: a client that sends rubbish must not fill the journal.
+        End::Failed(error) => debug!("disconnected a varlink client: {error}"),
     }
 }
 
@@ -182,10 +186,7 @@ impl Client {
             Ok(Answer::One(value)) => self.reply(value, None, vec![]).await,
             Ok(Answer::OneWithFds(value, fds)) => self.reply(value, None, fds).await,
             Ok(Answer::Many(stream)) => self.stream(stream, flags.more).await,
-            Err(error) => {
-                let sent = self.connection.send_error(&error, vec![]);
-                timeout(self.patience, sent).await.map_err(|_| End::Slow)?.map_err(End::from)
-            }
+            Err(error) => self.send(&error, vec![]).await,
         }
     }
 
@@ -216,8 +217,16 @@ impl Client {
         fds: Vec<OwnedFd>,
     ) -> Result<(), End> {
         let reply = Reply::new(Some(value)).set_continues(continues);
-        let sent = self.connection.send_reply(&reply, fds);
-        timeout(self.patience, sent).await.map_err(|_| End::Slow)?.map_err(End::from)
+        self.send(&reply, fds).await
+    }
+
+    /// Send a message. Not through the connection, which serializes it again and again into a buffer
+    /// that grows by 256 bytes each time.
+    async fn send<T: Serialize>(&self, message: &T, fds: Vec<OwnedFd>) -> Result<(), End> {
+        let mut bytes = serde_json::to_vec(message).map_err(zlink::Error::from)?;
+        bytes.push(0);
+        let sent = timeout(self.patience, self.socket.send(&bytes, &fds));
+        sent.await.map_err(|_| End::Slow)?.map_err(|error| zlink::Error::from(error).into())
     }
 }
 

@@ -4,7 +4,7 @@
 use std::{
     io::{self, IoSlice},
     mem::MaybeUninit,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     rc::Rc,
 };
 
@@ -28,6 +28,12 @@ pub(super) struct Socket {
 impl Socket {
     pub(super) fn new(stream: UnixStream, longest_message: usize) -> Self {
         Self { stream: Rc::new(stream), longest_message }
+    }
+
+    /// Send bytes, and open files with the first of them.
+    pub(super) async fn send(&self, bytes: &[u8], fds: &[OwnedFd]) -> io::Result<()> {
+        let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+        send_all(&self.stream, bytes, &fds).await
     }
 
     /// Wait until the client will send nothing more, whatever it sent before and is unread yet.
@@ -102,28 +108,31 @@ pub(super) struct WriteHalf {
 impl socket::WriteHalf for WriteHalf {
     async fn write(
         &mut self,
-        buffer: &[u8],
+        bytes: &[u8],
         fds: &[impl AsFd],
         _credentials: Option<&PassedCredentials>,
     ) -> zlink::Result<()> {
         let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-        let mut fds = fds.as_slice();
-        let mut sent = 0;
-        while sent < buffer.len() {
-            self.stream.writable().await?;
-            match self
-                .stream
-                .try_io(Interest::WRITABLE, || send(self.stream.as_fd(), &buffer[sent..], fds))
-            {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                count => {
-                    sent += count?;
-                    fds = &[];
-                }
+        Ok(send_all(&self.stream, bytes, &fds).await?)
+    }
+}
+
+async fn send_all(
+    stream: &UnixStream,
+    mut bytes: &[u8],
+    mut fds: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    while !bytes.is_empty() {
+        stream.writable().await?;
+        match stream.try_io(Interest::WRITABLE, || send(stream.as_fd(), bytes, fds)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            sent => {
+                bytes = &bytes[sent?..];
+                fds = &[];
             }
         }
-        Ok(())
     }
+    Ok(())
 }
 
 fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {

@@ -1,0 +1,127 @@
+//! Whether the interface's text says what is true: every word and field of it, and no more.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::collections::BTreeMap;
+
+use rootlessd::varlink::server::Limits;
+use rootlessd_api::{
+    ErrorKind, JobKind, JobResult, JobState, Part, Phase, State,
+    names::{VARLINK_IDL, VARLINK_INTERFACE},
+    samples,
+};
+use rootlessd_tests::{
+    driver::Driver,
+    front::Front,
+    idl::{Field, check_object},
+    raw::{RawClient, call},
+    run,
+};
+use serde_json::{Value, json};
+use zlink::idl::{CustomType, Interface};
+
+fn interface() -> Interface<'static> {
+    VARLINK_IDL.try_into().unwrap()
+}
+
+#[test]
+fn everything_has_a_comment() {
+    let interface = interface();
+    assert_eq!(interface.name().as_str(), VARLINK_INTERFACE);
+    assert!(interface.comments().count() > 0);
+    for method in interface.methods() {
+        assert!(method.comments().count() > 0, "{}", method.name());
+    }
+    for custom in interface.custom_types() {
+        let comments = match custom {
+            CustomType::Object(object) => object.comments().count(),
+            CustomType::Enum(words) => words.comments().count(),
+        };
+        assert!(comments > 0, "{}", custom.name());
+    }
+    for error in interface.errors() {
+        assert!(error.comments().count() > 0, "{}", error.name());
+    }
+}
+
+#[test]
+fn the_words_are_those_of_the_types() {
+    fn words<T: ToString>(all: &[T]) -> Vec<String> {
+        all.iter().map(ToString::to_string).collect()
+    }
+    let types = BTreeMap::from([
+        ("State".to_owned(), words(State::ALL)),
+        ("Phase".to_owned(), words(Phase::ALL)),
+        ("Part".to_owned(), words(Part::ALL)),
+        ("JobKind".to_owned(), words(JobKind::ALL)),
+        ("JobState".to_owned(), words(JobState::ALL)),
+        ("JobResult".to_owned(), words(JobResult::ALL)),
+    ]);
+    let interface = interface();
+    let told: BTreeMap<String, Vec<String>> = interface
+        .custom_types()
+        .filter_map(CustomType::as_enum)
+        .map(|words| {
+            let all = words.variants().map(|word| word.name().to_string()).collect();
+            (words.name().to_string(), all)
+        })
+        .collect();
+    assert_eq!(told, types);
+}
+
+#[test]
+fn the_errors_are_those_of_the_types() {
+    let interface = interface();
+    let told: Vec<String> = interface.errors().map(|error| error.name().to_string()).collect();
+    let ours: Vec<String> = ErrorKind::ALL
+        .iter()
+        .filter(|kind| !matches!(kind, ErrorKind::InvalidArgument | ErrorKind::AccessDenied))
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(told, ours);
+    for error in interface.errors() {
+        let fields: Vec<Field<'_>> =
+            error.fields().map(|field| (field.name().to_string(), field.ty())).collect();
+        let Value::Object(full) = json!({ "message": "m", "remedy": "r" }) else { unreachable!() };
+        check_object(&interface, &fields, &full, true).unwrap();
+    }
+}
+
+#[test]
+fn every_method_answers_as_it_says() {
+    run(async {
+        let (handle, driver) = Driver::start();
+        let front = Front::start(handle, Limits::default());
+        driver.publish(|status| *status = samples::status());
+        let mut client = RawClient::connect(&front.varlink()).await.unwrap();
+
+        // One job that failed, so that every field of a job is there.
+        client.call(&call("Stop", json!({}))).await;
+        let failed = samples::job();
+        driver.finish(1, failed.result.unwrap(), failed.error);
+
+        let interface = interface();
+        for method in interface.methods() {
+            let name = method.name().as_str();
+            // The start is skipped; the stop is what can be cancelled.
+            let id = if name == "CancelJob" { 3 } else { 1 };
+            let parameters = method
+                .inputs()
+                .map(|input| match input.name().as_str() {
+                    "id" => ("id".to_owned(), json!(id)),
+                    "timeout" => ("timeout".to_owned(), json!(1_000_000)),
+                    other => panic!("{name} has a parameter {other} that nobody checks"),
+                })
+                .collect();
+            let answer = client.call(&call(name, Value::Object(parameters))).await;
+            assert_eq!(answer.get("error"), None, "{name}");
+            let outputs: Vec<Field<'_>> =
+                method.outputs().map(|output| (output.name().to_string(), output.ty())).collect();
+            // A job that is at work has no result yet; the failed one is seen by WaitJob.
+            let full = !matches!(name, "Start" | "Stop" | "Restart" | "ListJobs");
+            let Value::Object(parameters) = &answer["parameters"] else { panic!("{answer}") };
+            check_object(&interface, &outputs, parameters, full)
+                .unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+    });
+}
