@@ -106,7 +106,10 @@ fn refusal(status: StatusCode, body: &[u8]) -> Failure {
 }
 
 fn http_reason(error: &hyper::Error) -> String {
-    if error.is_incomplete_message() { "EOF".to_owned() } else { error.to_string() }
+    if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
+        return "EOF".to_owned();
+    }
+    error.to_string()
 }
 
 /// The system's reason as Go spells it.
