@@ -1,0 +1,119 @@
+//! Statuses for the tests of this crate, made from the JSON of the interface.
+
+use rootlessd_api::Status;
+use serde_json::{Value, json};
+
+use crate::human::{Clock, timestamp};
+
+const SECOND: u64 = 1_000_000;
+/// Mon 2025-11-24 23:05:45 UTC.
+const NOW: u64 = 1_764_025_545 * SECOND;
+
+/// A clock that stands at the moment of the samples.
+pub fn clock() -> Clock {
+    Clock::at(timestamp(NOW))
+}
+
+/// A running engine of which everything is known.
+pub fn running() -> Status {
+    status(json!({
+        "state": "running",
+        "mainPid": 4712,
+        "version": "26.1.5",
+        "containerdVersion": "1.7.24",
+        "runcVersion": "1.1.15",
+        "rootlesskitVersion": "2.0.2",
+        "dataRoot": "/home/u/.local/share/docker",
+        "stateDir": "/run/user/1000/dockerd-rootless",
+        "networkDriver": "slirp4netns",
+        "portDriver": "builtin",
+        "storageDriver": "overlay2",
+        "cgroupDriver": "systemd",
+        "controllers": ["cpu", "memory", "pids"],
+        "containersRunning": 2,
+        "processes": [
+            {"part": "rootlesskit", "pid": 4712, "name": "rootlesskit", "memory": 12_897_485},
+            {"part": "network", "pid": 4730, "name": "slirp4netns", "memory": 2_936_012},
+            {"part": "dockerd", "pid": 14751, "name": "dockerd", "memory": 68_157_440},
+        ],
+    }))
+}
+
+/// A running engine without network.
+pub fn degraded() -> Status {
+    status(json!({
+        "state": "degraded",
+        "version": "26.1.5",
+        "cgroupDriver": "none",
+        "reasons": [{
+            "code": "network-down",
+            "part": "network",
+            "text": "slirp4netns is being started again.",
+        }],
+        "deaths": [death()],
+    }))
+}
+
+/// An engine that nobody started.
+pub fn stopped() -> Status {
+    status(json!({ "state": "stopped" }))
+}
+
+/// An engine on its way up.
+pub fn starting() -> Status {
+    status(json!({ "state": "starting", "phase": "containerd", "since": NOW - 2 * SECOND }))
+}
+
+/// An engine on its way down.
+pub fn stopping() -> Status {
+    status(json!({ "state": "stopping", "phase": "containers" }))
+}
+
+/// An engine that died and comes back.
+pub fn backoff() -> Status {
+    status(json!({
+        "state": "backoff",
+        "nextAttempt": NOW + 4 * SECOND,
+        "deaths": [death()],
+    }))
+}
+
+/// An engine that waits for a person.
+pub fn failed() -> Status {
+    status(json!({
+        "state": "failed",
+        "reasons": [{
+            "code": "subuid-missing",
+            "part": "host",
+            "text": "The user u has no subordinate uids.",
+            "remedy": "sudo usermod --add-subuids 100000-165535 u",
+        }],
+        "deaths": [death()],
+    }))
+}
+
+fn death() -> Value {
+    json!({
+        "at": NOW - 60 * SECOND,
+        "part": "dockerd",
+        "signal": 9,
+        "text": "dockerd was killed by SIGKILL",
+        "log": ["level=info msg=\"API listen on docker.sock\"", "a\u{1b}[2Jb"],
+    })
+}
+
+fn status(fields: Value) -> Status {
+    let mut status = json!({
+        "since": NOW - 185 * SECOND,
+        "supervisor": {
+            "version": "0.1.0",
+            "pid": 4711,
+            "since": NOW - 3_600 * SECOND,
+            "systemd": true,
+        },
+        "socketPath": "/run/user/1000/docker.sock",
+    });
+    let Value::Object(fields) = fields else { unreachable!("samples are objects") };
+    status.as_object_mut().unwrap().extend(fields);
+    serde_json::from_value(status).unwrap()
+}

@@ -1,0 +1,151 @@
+//! `rootlessctl unit`: the main process of `docker.service`.
+//!
+//! The unit stands for the engine: it is active while the engine is up or on its way, inactive when
+//! it was stopped, failed when it failed. It starts the engine, reports over sd_notify(3), and lives
+//! through restarts of rootlessd.
+
+use std::time::Duration;
+
+use rootlessd_api::{
+    Error, Job, JobKind, JobOptions, State, Status,
+    client::{ClientError, Watch},
+};
+use sd_notify::NotifyState;
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
+
+use crate::{exit::Exit, failure::Failure, human::Clock, summary, supervisor::Supervisor};
+
+/// How long rootlessd may take to answer: it may be starting itself, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long rootlessd may be gone before it counts as stopped.
+const GONE: Duration = Duration::from_secs(5);
+/// How long to wait between two looks for a rootlessd that is gone.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// Start the engine unless it is on its way, then follow it to its end.
+pub async fn run() -> Result<Exit, Failure> {
+    let supervisor = Supervisor::find(Some(PATIENCE))?;
+    let mut unit = Unit::default();
+    let mut seen = false;
+    loop {
+        match unit.live(&supervisor).await {
+            Err(Failure::Closed) => seen = true,
+            Err(Failure::NoSupervisor { .. }) if seen => {}
+            ended => return ended,
+        }
+        // An upgrade restarts rootlessd; the engine goes on, and so does the unit.
+        notify(&[NotifyState::Status("waiting for rootlessd")]);
+        if !is_back(&supervisor).await {
+            return if unit.ready { Ok(Exit::Ok) } else { Err(Failure::Closed) };
+        }
+    }
+}
+
+/// Wait for a rootlessd that went away; whether it came back.
+async fn is_back(supervisor: &Supervisor) -> bool {
+    let gone = Instant::now() + GONE;
+    while supervisor.try_connect().await.is_err() {
+        if Instant::now() >= gone {
+            return false;
+        }
+        sleep(AGAIN).await;
+    }
+    true
+}
+
+/// A start that is under way: its job, and the status after it.
+type Start = JoinHandle<Result<(Job, Status), ClientError>>;
+
+#[derive(Default)]
+struct Unit {
+    start: Option<Start>,
+    refusal: Option<Error>,
+    ready: bool,
+}
+
+impl Unit {
+    /// Live through one connection.
+    async fn live(&mut self, supervisor: &Supervisor) -> Result<Exit, Failure> {
+        self.start = if self.ready { None } else { start(supervisor).await? };
+        let watch = supervisor.connect().await?.watch().await?;
+        self.follow(watch).await
+    }
+
+    /// Follow the status until the engine is stopped or failed.
+    async fn follow(&mut self, mut watch: Watch) -> Result<Exit, Failure> {
+        let mut now = watch.next().await?;
+        loop {
+            if let Some(ended) = self.take(&now) {
+                return ended;
+            }
+            now = self.next(&mut watch).await?;
+        }
+    }
+
+    /// The next status, or the one after the start when that is over.
+    async fn next(&mut self, watch: &mut Watch) -> Result<Status, Failure> {
+        let Some(start) = &mut self.start else { return Ok(watch.next().await?) };
+        tokio::select! {
+            status = watch.next() => Ok(status?),
+            ended = start => {
+                self.start = None;
+                // A task that is lost was lost with the runtime.
+                let (job, status) = ended.map_err(|_| Failure::Closed)??;
+                self.refusal = job.error;
+                Ok(status)
+            }
+        }
+    }
+
+    /// Report a status to systemd; and if it is the engine's end, how the unit ends.
+    fn take(&mut self, now: &Status) -> Option<Result<Exit, Failure>> {
+        let line = summary::line(now, &Clock::system());
+        if now.state.is_up() && !self.ready {
+            self.ready = true;
+            notify(&[NotifyState::Ready, NotifyState::Status(&line)]);
+        } else {
+            notify(&[NotifyState::Status(&line)]);
+        }
+        // Until the start has its answer, the engine may not have left the state it was in.
+        match now.state {
+            State::Stopped if self.start.is_none() => Some(Ok(Exit::Ok)),
+            State::Failed if self.start.is_none() => Some(Err(self.failure(now))),
+            _ => None,
+        }
+    }
+
+    fn failure(&mut self, status: &Status) -> Failure {
+        if let Some(error) = self.refusal.take() {
+            return Failure::EngineFailed { message: error.message, remedy: error.remedy };
+        }
+        let (text, remedy) = summary::gravest(status).unwrap_or(("the engine failed", None));
+        Failure::EngineFailed {
+            message: text.to_owned(),
+            remedy: Some(remedy.unwrap_or("rootlessctl status").to_owned()),
+        }
+    }
+}
+
+/// Ask for a start, unless the engine is up or on its way.
+async fn start(supervisor: &Supervisor) -> Result<Option<Start>, Failure> {
+    let mut client = supervisor.connect().await?;
+    let state = supervisor.answer(client.status()).await?.state;
+    if state.is_up() || matches!(state, State::Starting | State::Backoff) {
+        return Ok(None);
+    }
+    let options = JobOptions::default();
+    let job = supervisor.answer(client.request(JobKind::Start, &options)).await?;
+    Ok(Some(tokio::spawn(async move {
+        let job = client.wait_job(job.id).await?;
+        let status = client.status().await?;
+        Ok((job, status))
+    })))
+}
+
+/// Tell systemd, where it listens. Started by hand, nobody does, and that is no failure.
+fn notify(state: &[NotifyState<'_>]) {
+    let _ = sd_notify::notify(state);
+}
