@@ -20,7 +20,8 @@ words! {
         Config = "Config",
         /// The engine is not running, which the request needs.
         NotRunning = "NotRunning",
-        /// The engine is on its way somewhere else.
+        /// The engine is on its way somewhere else; or rootlessd has too many clients, or is being
+        /// stopped.
         Busy = "Busy",
         /// The engine died while it was being started.
         EngineDied = "EngineDied",

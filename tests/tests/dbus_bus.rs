@@ -9,7 +9,12 @@ use std::{
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use rootlessd::varlink::server::Limits;
-use rootlessd_api::{State, client::Client, dbus::EngineProxy, names::BUS_NAME};
+use rootlessd_api::{
+    State,
+    client::Client,
+    dbus::{EngineProxy, JobProxy},
+    names::{BUS_NAME, ENGINE_INTERFACE, JOB_PATH, OBJECT_PATH},
+};
 use rootlessd_tests::{
     BOUND, bus::TestBus, driver::Driver, front::Front, open_files, run, run_alone, until,
 };
@@ -64,6 +69,13 @@ fn a_bus_may_come_and_go() {
             let took = begin.elapsed();
             assert!(took < Duration::from_secs(2), "the name was ours only after {took:?}");
             assert_eq!(state(&client).await, State::ALL[round].as_str());
+            // The jobs of before are still there.
+            let known: Vec<_> = (1..=driver.job_count()).collect();
+            assert_eq!(known.len(), round);
+            for id in known {
+                let job = JobProxy::builder(&client).path(format!("{JOB_PATH}/{id}"));
+                assert_eq!(job.build().await.unwrap().state().await.unwrap(), "running");
+            }
 
             let engine = EngineProxy::new(&client).await.unwrap();
             engine.stop(HashMap::new()).await.unwrap();
@@ -136,9 +148,9 @@ fn a_flood_is_survived() {
         let flooder = bus.connect().await;
         owned(&flooder, None).await;
         let call = |method: &'static str| {
-            Message::method_call(rootlessd_api::names::OBJECT_PATH, method)
+            Message::method_call(OBJECT_PATH, method)
                 .destination(BUS_NAME)
-                .interface(rootlessd_api::names::ENGINE_INTERFACE)
+                .interface(ENGINE_INTERFACE)
         };
         let memory = || -> usize {
             let pages = std::fs::read_to_string("/proc/self/statm").unwrap();

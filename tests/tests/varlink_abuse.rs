@@ -66,7 +66,7 @@ fn clients_that_go_are_noticed_at_once_and_leave_nothing() {
 #[test]
 fn a_slow_reader_is_dropped_and_nobody_else_notices() {
     run_alone(async {
-        let limits = Limits { write: Duration::from_millis(300), ..Limits::default() };
+        let limits = Limits { write: Duration::from_millis(1500), ..Limits::default() };
         let (driver, front) = start(limits);
         let mut others = Vec::new();
         for _ in 0..50 {
@@ -95,7 +95,7 @@ fn a_slow_reader_is_dropped_and_nobody_else_notices() {
             }
             assert!(begin.elapsed() < Duration::from_secs(20), "the slow clients stay");
         }
-        assert!(longest < Duration::from_millis(200), "somebody waited for {longest:?}");
+        assert!(longest < Duration::from_secs(1), "somebody waited for {longest:?}");
         drop((slow, greedy));
         assert!(others[0].call(&call("GetStatus", json!({}))).await["parameters"].is_object());
     });

@@ -67,19 +67,24 @@ impl Announcer {
         Ok(())
     }
 
-    /// Have an object for every job that the supervisor lists, and for no other. `silently`: what
-    /// happened before the connection was made is no news to anybody.
-    pub async fn sync(&self, connection: &Connection, silently: bool) -> zbus::Result<()> {
+    /// Begin with the present: what happened before the connection was made is no news to anybody.
+    pub async fn begin(&self, connection: &Connection) -> zbus::Result<()> {
+        let Ok(jobs) = self.handle.jobs().await else { return Ok(()) };
+        let told = &mut *self.told.lock().await;
+        told.status = self.handle.status();
+        for job in &jobs {
+            if !told.jobs.contains_key(&job.id) {
+                self.add(connection, told, job).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Have an object for every job that the supervisor lists, and for no other.
+    pub async fn sync(&self, connection: &Connection) -> zbus::Result<()> {
         let Ok(jobs) = self.handle.jobs().await else { return Ok(()) };
         for job in &jobs {
-            if silently {
-                let told = &mut *self.told.lock().await;
-                if !told.jobs.contains_key(&job.id) {
-                    self.add(connection, told, job).await?;
-                }
-            } else {
-                self.job(connection, job).await?;
-            }
+            self.job(connection, job).await?;
         }
         // A job can have begun since the list was made; it has a higher number.
         let newest = jobs.iter().map(|job| job.id).max().unwrap_or(0);

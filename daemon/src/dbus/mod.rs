@@ -66,7 +66,7 @@ async fn serve(
     let mut owners = bus.receive_name_owner_changed_with_args(&[(0, BUS_NAME)]).await?;
 
     // The objects are complete before anybody can find them by name.
-    announcer.sync(connection, true).await?;
+    announcer.begin(connection).await?;
     request_name(connection, &bus).await?;
     announcer.status(connection).await?;
 
@@ -79,9 +79,9 @@ async fn serve(
             job = jobs.recv() => match job {
                 Ok(job) => {
                     announcer.job(connection, &job).await?;
-                    announcer.sync(connection, false).await?;
+                    announcer.sync(connection).await?;
                 }
-                Err(RecvError::Lagged(_)) => announcer.sync(connection, false).await?,
+                Err(RecvError::Lagged(_)) => announcer.sync(connection).await?,
                 // The supervisor has ended, and ends us.
                 Err(RecvError::Closed) => connection.closed().await,
             },

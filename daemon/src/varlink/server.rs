@@ -50,7 +50,8 @@ where
 {
     let interface = Rc::new(interface);
     let mut connections = JoinSet::new();
-    let mut full = false;
+    // Each is told to the log once, not with every client.
+    let (mut full, mut failing) = (false, false);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -59,6 +60,7 @@ where
                 continue;
             }
         };
+        failing &= accepted.is_err();
         match accepted {
             Ok((stream, _)) if !is_ours(&stream) => {
                 turn_away(&stream, Some(ErrorReply::permission_denied()));
@@ -77,7 +79,10 @@ where
             Err(error) => {
                 // Out of file descriptors or memory, most likely: to try again at once would only
                 // burn time that somebody needs to release some.
-                warn!("cannot accept a varlink client: {error}");
+                if !failing {
+                    failing = true;
+                    warn!("cannot accept varlink clients: {error}");
+                }
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
