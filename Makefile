@@ -8,7 +8,7 @@ CARGO ?= cargo
 
 build:
 	scripts/check-rust.sh
-	$(CARGO) build --release --locked --workspace --bins
+	$(CARGO) build --release --locked -p rootlessd -p rootlessctl
 
 # A supervised rootless Docker on this machine, and a container in it.
 run:

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::dir::EngineDir;
 use crate::{
-    plan::Plan,
+    plan::{DockerPlan, Plan},
     sys::{
         files,
         process::{self, Process, Stat},
@@ -45,10 +45,30 @@ async fn try_sweep(
         systemd.stop_unit(names::ENGINE_SCOPE).await?;
     }
     if let Some(plan) = plan {
-        files::remove(&plan.docker.pid_file)?;
+        remove_runtime_files(&plan.docker);
         remove_state_dir(plan)?;
     }
     dir.remove()
+}
+
+/// Remove what dockerd and containerd keep at run time, once neither of them lives. Seen to stop a
+/// start: a `docker.pid` that names any live process, and a `containerd.pid` that is not a bare
+/// number. Only names that the daemons make are touched, since the directory is the user's choice.
+pub fn remove_runtime_files(docker: &DockerPlan) {
+    let mut done = vec![files::remove(&docker.pid_file)];
+    for name in ["containerd", "netns", "runtimes", "runtime-runc", "swarm", "metrics.sock"] {
+        let path = docker.exec_root.join(name);
+        done.push(match fs::symlink_metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => files::remove_tree(&path),
+            Ok(_) => files::remove(&path),
+            Err(_) => Ok(()),
+        });
+    }
+    for error in done.into_iter().filter_map(Result::err) {
+        tracing::warn!("a leftover of the last engine stays: {error}");
+    }
+    // Something else in it is not ours to judge.
+    let _ = fs::remove_dir(&docker.exec_root);
 }
 
 /// Kill the engine's processes and what descends from them, until there is none.

@@ -20,7 +20,7 @@ use tokio::{
 pub use control::{InitStatus, PROTOCOL, Stage};
 
 use self::parts::Running;
-use super::{dir::EngineDir, shim};
+use super::{dir::EngineDir, shim, sweep};
 use crate::{
     docker_config,
     plan::Plan,
@@ -102,7 +102,8 @@ impl Init {
         let listener = fd::take(shim::LISTEN_FD)?;
         let plan = dir.read_plan()?.ok_or_else(|| io::Error::other("there is no plan"))?;
         namespaces::prepare(&plan)?;
-        namespaces::remove_leftovers(&plan.docker);
+        // engine-shim holds the engine's lock, so nothing of the last one lives.
+        sweep::remove_runtime_files(&plan.docker);
         let (ask, requests) = mpsc::channel(8);
         let (status, following) = watch::channel(InitStatus::default());
         control::serve(&dir, listener.try_clone()?, following, ask)?;

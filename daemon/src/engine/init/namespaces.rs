@@ -15,10 +15,7 @@ use nix::{
     sys::statfs::{TMPFS_MAGIC, statfs},
 };
 
-use crate::{
-    plan::{DockerPlan, Plan},
-    sys::files,
-};
+use crate::{plan::Plan, sys::files};
 
 /// Links of the machine's own daemons in `/run`: removed from our copy of it, so that our daemons
 /// can make files of those names.
@@ -81,24 +78,5 @@ fn allow_forwarding(plan: &Plan) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!("IP forwarding cannot be turned on: {error}"),
         Err(_) => tracing::warn!("IP forwarding cannot be turned on"),
-    }
-}
-
-/// Remove what an engine that died left behind. engine-shim holds the engine's lock, so nothing of
-/// it lives. Seen to stop a start: a `docker.pid` that names any live process, and a
-/// `containerd.pid` that is not a bare number. Only names that the daemons make are touched, since
-/// the directory is the user's to choose.
-pub fn remove_leftovers(docker: &DockerPlan) {
-    let mut done = vec![files::remove(&docker.pid_file)];
-    for name in ["containerd", "netns", "runtimes", "runtime-runc", "swarm", "metrics.sock"] {
-        let path = docker.exec_root.join(name);
-        done.push(match fs::symlink_metadata(&path) {
-            Ok(metadata) if metadata.is_dir() => files::remove_tree(&path),
-            Ok(_) => files::remove(&path),
-            Err(_) => Ok(()),
-        });
-    }
-    for error in done.into_iter().filter_map(Result::err) {
-        tracing::warn!("a leftover of the last engine stays: {error}");
     }
 }

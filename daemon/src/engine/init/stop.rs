@@ -7,7 +7,7 @@ use rootlessd_api::{Part, Phase};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Event, Init, Stage};
-use crate::engine::docker;
+use crate::engine::{docker, sweep};
 
 /// What containerd gets of the time at the least; it is stopped in milliseconds.
 const CONTAINERD_SHARE: Duration = Duration::from_secs(2);
@@ -34,6 +34,8 @@ impl Init {
         self.end(Part::Containerd, deadline).await;
         self.begin(Phase::Namespaces);
         self.children.end_all().await;
+        // From in here, where what belongs to the containers' users can be removed too.
+        sweep::remove_runtime_files(&self.plan.docker);
     }
 
     /// Have dockerd stop its containers when it ends, the way it does without live-restore: with
