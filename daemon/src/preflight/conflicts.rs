@@ -103,9 +103,11 @@ impl Machine<'_> {
 
     /// Whether a process belongs to an engine of rootlessd's, which is ended before the next starts.
     fn is_ours(&self, pid: u32) -> bool {
-        let in_scope = |pid: u32| unit_of(&self.cgroup(pid)) == Some(names::ENGINE_SCOPE);
+        let in_scope = unit_of(&self.cgroup(pid)) == Some(names::ENGINE_SCOPE);
+        let is_rootlessd =
+            |pid: u32| pid == std::process::id() || self.comm(pid).as_deref() == Some("rootlessd");
         let mut ancestors = std::iter::successors(Some(pid), |pid| self.parent(*pid)).take(64);
-        in_scope(pid) || ancestors.any(|pid| self.comm(pid).as_deref() == Some("rootlessd"))
+        in_scope || ancestors.any(is_rootlessd)
     }
 
     fn describe(&self, pid: u32) -> String {
