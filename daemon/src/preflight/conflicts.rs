@@ -46,8 +46,8 @@ impl Machine<'_> {
         ))
     }
 
-    /// The two would fight over the same files (moby#52171); a directory without a process behind it
-    /// harms nobody.
+    /// The two would fight over the same files (moby#52171); a directory without a process behind
+    /// it harms nobody.
     fn check_containerd(&self, state_dir: &Path) -> Option<Reason> {
         let pid = self.holder_of_lock(state_dir)?;
         Some(Code::ContainerdRootless.reason_with_remedy(
@@ -101,7 +101,8 @@ impl Machine<'_> {
         holder_of_lock(&locks, lock.dev(), lock.ino())
     }
 
-    /// Whether a process belongs to an engine of rootlessd's, which is ended before the next starts.
+    /// Whether a process belongs to an engine of rootlessd's: such a one is ended before the next
+    /// starts.
     fn is_ours(&self, pid: u32) -> bool {
         let in_scope = unit_of(&self.cgroup(pid)) == Some(names::ENGINE_SCOPE);
         let is_rootlessd =
