@@ -13,14 +13,14 @@ use std::{
 use rootlessd_api::{Reason, names};
 use serde_json::{Map, Value, json};
 
-use crate::{dirs::Dirs, plan::DockerPlan, reasons::Code};
+use crate::{config::read_small, dirs::Dirs, plan::DockerPlan, reasons::Code};
 
 /// The exec-opt that names the cgroup driver.
 const CGROUP_DRIVER: &str = "native.cgroupdriver";
 
 /// Reads a `daemon.json`; one that does not exist is empty.
 pub fn read(path: &Path) -> Result<Map<String, Value>, Reason> {
-    match fs::read_to_string(path) {
+    match read_small(path) {
         Ok(text) => parse(&text, path),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Map::new()),
         Err(error) => Err(invalid(path, &format!("cannot be read: {error}"))),

@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 
 use rootlessd_api::{Error, ErrorKind, Reason, Setting};
 
+pub(crate) use file::read_small;
 pub use keys::is_ours;
 pub use types::*;
 

@@ -46,8 +46,8 @@ impl Machine<'_> {
         ))
     }
 
-    /// The two would fight over the same files (moby#52171); a directory without a process behind it
-    /// harms nobody.
+    /// The two would fight over the same files (moby#52171); a directory without a process behind
+    /// it harms nobody.
     fn check_containerd(&self, state_dir: &Path) -> Option<Reason> {
         let pid = self.holder_of_lock(state_dir)?;
         Some(Code::ContainerdRootless.reason_with_remedy(
@@ -101,11 +101,14 @@ impl Machine<'_> {
         holder_of_lock(&locks, lock.dev(), lock.ino())
     }
 
-    /// Whether a process belongs to an engine of rootlessd's, which is ended before the next starts.
+    /// Whether a process belongs to an engine of rootlessd's: such a one is ended before the next
+    /// starts.
     fn is_ours(&self, pid: u32) -> bool {
-        let in_scope = |pid: u32| unit_of(&self.cgroup(pid)) == Some(names::ENGINE_SCOPE);
+        let in_scope = unit_of(&self.cgroup(pid)) == Some(names::ENGINE_SCOPE);
+        let is_rootlessd =
+            |pid: u32| pid == std::process::id() || self.comm(pid).as_deref() == Some("rootlessd");
         let mut ancestors = std::iter::successors(Some(pid), |pid| self.parent(*pid)).take(64);
-        in_scope(pid) || ancestors.any(|pid| self.comm(pid).as_deref() == Some("rootlessd"))
+        in_scope || ancestors.any(is_rootlessd)
     }
 
     fn describe(&self, pid: u32) -> String {

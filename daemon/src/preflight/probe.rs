@@ -20,6 +20,9 @@ pub async fn output_of(
         .env_clear()
         .envs(environment)
         .env("LC_ALL", "C")
+        // Most of them are Go programs, and collect garbage before they come to the question:
+        // without that dockerd answers in 27 ms instead of 36.
+        .env("GOGC", "off")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

@@ -180,7 +180,7 @@ impl Finder<'_> {
         found
     }
 
-    /// RootlessKit's own places for it (its `cmd/rootlesskit/main.go`): it is no command for people.
+    /// It is no command for people: RootlessKit has a list of places (`cmd/rootlesskit/main.go`).
     fn lxc_user_nic(&self) -> Option<PathBuf> {
         let multiarch = format!("/usr/lib/{}-linux-gnu/lxc", std::env::consts::ARCH);
         ["/usr/libexec/lxc", &multiarch, "/usr/lib/lxc"]

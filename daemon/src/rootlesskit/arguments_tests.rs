@@ -114,8 +114,8 @@ fn each_key_of_the_network_changes_its_argument() {
 
 #[test]
 fn what_cannot_work_is_refused_with_its_reason() {
-    type Change = fn(&mut NetworkConfig);
-    let rows: &[(&str, (u32, u32), &str, Change, &str)] = &[
+    type Row = (&'static str, (u32, u32), &'static str, fn(&mut NetworkConfig), &'static str);
+    let rows: &[Row] = &[
         ("1.1.0", (20, 10), "pasta", |_| {}, "network-driver-missing"),
         ("2.0.2", (26, 1), "", |_| {}, "network-driver-missing"),
         (
