@@ -12,6 +12,7 @@ use rootlessd_api::{
 };
 use sd_notify::NotifyState;
 use tokio::{
+    signal::unix::{SignalKind, signal},
     task::JoinHandle,
     time::{Instant, sleep},
 };
@@ -25,20 +26,45 @@ const GONE: Duration = Duration::from_secs(5);
 /// How long to wait between two looks for a rootlessd that is gone.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// Start the engine unless it is on its way, then follow it to its end.
+/// Start the engine unless it is on its way, then follow it to its end; when systemd ends the unit,
+/// stop the engine.
 pub async fn run() -> Result<Exit, Failure> {
     let supervisor = Supervisor::find(Some(PATIENCE))?;
+    // The only errors are those of a process that has no signals to wait for.
+    let mut terminate = signal(SignalKind::terminate()).map_err(|_| Failure::Closed)?;
+    tokio::select! {
+        ended = follow(&supervisor) => ended,
+        _ = terminate.recv() => stop(&supervisor).await,
+    }
+}
+
+/// Stop the engine. Where rootlessd is gone, it took the engine along or will be asked itself.
+async fn stop(supervisor: &Supervisor) -> Result<Exit, Failure> {
+    notify(&[NotifyState::Stopping]);
+    let stopped = async {
+        let mut client = supervisor.try_connect().await?;
+        let job = client.request(JobKind::Stop, &JobOptions::default()).await?;
+        client.wait_job(job.id).await
+    };
+    match stopped.await {
+        Ok(Job { error: Some(error), .. }) => Err(ClientError::Api(error).into()),
+        Ok(_) | Err(ClientError::Connect { .. } | ClientError::Closed { .. }) => Ok(Exit::Ok),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn follow(supervisor: &Supervisor) -> Result<Exit, Failure> {
     let mut unit = Unit::default();
     let mut seen = false;
     loop {
-        match unit.live(&supervisor).await {
+        match unit.live(supervisor).await {
             Err(Failure::Closed) => seen = true,
             Err(Failure::NoSupervisor { .. }) if seen => {}
             ended => return ended,
         }
         // An upgrade restarts rootlessd; the engine goes on, and so does the unit.
         notify(&[NotifyState::Status("waiting for rootlessd")]);
-        if !is_back(&supervisor).await {
+        if !is_back(supervisor).await {
             return if unit.ready { Ok(Exit::Ok) } else { Err(Failure::Closed) };
         }
     }

@@ -7,6 +7,7 @@ pub mod dirs;
 pub mod docker_config;
 pub mod doorman;
 pub mod engine;
+pub mod follower;
 pub mod logging;
 pub mod pid1;
 pub mod plan;

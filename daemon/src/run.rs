@@ -36,6 +36,7 @@ use crate::{
         driver::{Driver, Found, World},
         exec,
     },
+    follower,
     logging::{self, LogArgs},
     readiness,
     sockets::{self, Sockets},
@@ -123,10 +124,8 @@ async fn supervise(here: Here) -> io::Result<()> {
         settings: vec![],
         reasons: vec![],
     });
-    let systemd = Systemd::connect(&dirs.runtime).await.unwrap_or_else(|error| {
-        tracing::warn!("the user's systemd does not answer, so the engine gets no scope: {error}");
-        None
-    });
+    let bus = session_bus(&dirs, &environment);
+    let systemd = find_systemd(&dirs, bus.as_ref()).await;
     let found = Found::find(&dirs);
     let engines = match &found {
         // systemd kept the socket itself.
@@ -173,9 +172,6 @@ async fn supervise(here: Here) -> io::Result<()> {
         log,
         events: event,
     };
-    let bus = environment
-        .get("DBUS_SESSION_BUS_ADDRESS")
-        .map_or_else(|| format!("unix:path={}", dirs.runtime.join("bus").display()), str::to_owned);
     let reader = {
         let dirs = dirs.clone();
         Box::new(move || config::load(&dirs, &environment))
@@ -184,11 +180,14 @@ async fn supervise(here: Here) -> io::Result<()> {
     let was_found = found.is_some();
     let driver = spawn_local(Driver::new(world, commands).run(found));
     let supervisor = spawn_local(Supervisor::new(links, constants, memory).run(was_found));
-    front(&handle, &sockets, loads.clone(), &bus)?;
+    front(&handle, &sockets, loads.clone(), bus)?;
     if is_new {
         handle.request(JobKind::Start, JobOptions::default()).await.map_err(io::Error::other)?;
     }
     spawn_local(readiness::keep(handle.clone()));
+    if let Some(systemd) = &systemd {
+        spawn_local(follower::keep(handle.clone(), systemd.clone()));
+    }
     if args.background {
         dup2_stderr(File::options().write(true).open("/dev/null")?)?;
     }
@@ -204,19 +203,34 @@ async fn supervise(here: Here) -> io::Result<()> {
     Ok(())
 }
 
+/// The session bus, as `DBUS_SESSION_BUS_ADDRESS` has it, or where systemd puts it.
+fn session_bus(dirs: &Dirs, environment: &Environment) -> Option<Address> {
+    let usual = || format!("unix:path={}", dirs.runtime.join("bus").display());
+    let bus = environment.get("DBUS_SESSION_BUS_ADDRESS").map_or_else(usual, str::to_owned);
+    Address::from_str(&bus)
+        .inspect_err(|error| tracing::warn!("the session bus {bus} cannot be used: {error}"))
+        .ok()
+}
+
+async fn find_systemd(dirs: &Dirs, bus: Option<&Address>) -> Option<Systemd> {
+    Systemd::find(&dirs.runtime, bus?).await.unwrap_or_else(|error| {
+        tracing::warn!("the user's systemd does not answer, so the engine gets no scope: {error}");
+        None
+    })
+}
+
 /// Let the world in.
 fn front(
     handle: &Handle,
     sockets: &Sockets,
     loads: watch::Receiver<Loaded>,
-    bus: &str,
+    bus: Option<Address>,
 ) -> io::Result<()> {
     let varlink = sockets.varlink.listener.try_clone()?;
     varlink.set_nonblocking(true)?;
     spawn_local(varlink::serve(tokio::net::UnixListener::from_std(varlink)?, handle.clone()));
-    match Address::from_str(bus) {
-        Ok(address) => drop(spawn_local(dbus::run(handle.clone(), address))),
-        Err(error) => tracing::warn!("the session bus {bus} cannot be used: {error}"),
+    if let Some(bus) = bus {
+        spawn_local(dbus::run(handle.clone(), bus));
     }
     let docker = sockets.docker.listener.try_clone()?;
     let doorman = doorman::keep(docker, handle.clone(), loads);

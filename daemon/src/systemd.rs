@@ -1,10 +1,14 @@
-//! The user's systemd, on its own socket: it works without the session bus, and while that stops.
+//! The user's systemd, over the session bus, where runc talks to it too: without that bus containers
+//! get no scopes, and an engine in one of its own would be of no use.
+//!
+//! (systemd's private socket would do without a bus; but there it signs its messages with a name
+//! that the D-Bus specification does not allow, and zbus refuses them.)
 
 use std::{io, path::Path, time::Duration};
 
 use crate::sys::cgroup;
 use futures_util::StreamExt;
-use zbus::{Connection, ObjectPath, OwnedObjectPath, OwnedVariant, Variant, proxy};
+use zbus::{Address, ObjectPath, OwnedObjectPath, OwnedVariant, Variant, proxy};
 
 /// systemd answers in milliseconds; this is for one that does not answer at all.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -45,35 +49,37 @@ trait Properties {
     fn get(&self, interface: &str, property: &str) -> zbus::Result<OwnedVariant>;
 }
 
-/// A connection to the user's systemd.
+/// The user's systemd. Each call has a connection of its own: there are a few in an engine's life,
+/// and a bus that was restarted in between does not matter.
 #[derive(Clone, Debug)]
 pub struct Systemd {
-    connection: Connection,
-    manager: ManagerProxy<'static>,
+    address: Address,
 }
 
 impl Systemd {
-    /// Connect to the systemd of the user whose runtime directory this is; `None` where there is
-    /// none, as in a container or under another init.
-    pub async fn connect(runtime_dir: &Path) -> io::Result<Option<Self>> {
-        let socket = runtime_dir.join("systemd/private");
-        if !socket.exists() || !Path::new("/run/systemd/system").exists() {
+    /// Find the systemd of the user whose runtime directory and session bus these are; `None` where
+    /// there is none, as in a container or under another init.
+    pub async fn find(runtime_dir: &Path, address: &Address) -> io::Result<Option<Self>> {
+        let private = runtime_dir.join("systemd/private");
+        if !private.exists() || !Path::new("/run/systemd/system").exists() {
             return Ok(None);
         }
-        let address = format!("unix:path={}", socket.display());
-        let connection = zbus::connection::Builder::address(address.as_str())
-            .p2p()
+        let systemd = Self { address: address.clone() };
+        systemd.manager().await?;
+        Ok(Some(systemd))
+    }
+
+    async fn manager(&self) -> io::Result<ManagerProxy<'static>> {
+        let connection = zbus::connection::Builder::address(self.address.clone())
             .method_timeout(TIMEOUT)
             .build()
             .await
             .map_err(other)?;
-        let manager = ManagerProxy::builder(&connection)
+        ManagerProxy::builder(&connection)
             .cache_properties(zbus::proxy::CacheProperties::No)
             .build()
             .await
-            .map_err(other)?;
-        manager.subscribe().await.map_err(other)?;
-        Ok(Some(Self { connection, manager }))
+            .map_err(other)
     }
 
     /// Put a process into a new scope, with everything that it will start.
@@ -90,31 +96,32 @@ impl Systemd {
             ("CollectMode", Variant::from("inactive-or-failed")),
             ("TasksMax", Variant::from(u64::MAX)),
         ];
-        let removed = self.manager.receive_job_removed().await.map_err(other)?;
-        let job = self
-            .manager
-            .start_transient_unit(name, "fail", &properties, &[])
-            .await
-            .map_err(other)?;
+        let manager = self.manager().await?;
+        manager.subscribe().await.map_err(other)?;
+        let removed = manager.receive_job_removed().await.map_err(other)?;
+        let job =
+            manager.start_transient_unit(name, "fail", &properties, &[]).await.map_err(other)?;
         wait(removed, &job, name).await
     }
 
     /// Start a unit, without waiting for it.
     pub async fn start_unit(&self, name: &str) -> io::Result<()> {
-        self.manager.start_unit(name, "fail").await.map_err(other)?;
+        self.manager().await?.start_unit(name, "fail").await.map_err(other)?;
         Ok(())
     }
 
     /// Stop a unit, without waiting for it.
     pub async fn begin_stop(&self, name: &str) -> io::Result<()> {
-        self.manager.stop_unit(name, "replace").await.map_err(other)?;
+        self.manager().await?.stop_unit(name, "replace").await.map_err(other)?;
         Ok(())
     }
 
     /// Stop a unit, with all of its processes, and wait for it. That there is none is no error.
     pub async fn stop_unit(&self, name: &str) -> io::Result<()> {
-        let removed = self.manager.receive_job_removed().await.map_err(other)?;
-        match self.manager.stop_unit(name, "replace").await {
+        let manager = self.manager().await?;
+        manager.subscribe().await.map_err(other)?;
+        let removed = manager.receive_job_removed().await.map_err(other)?;
+        match manager.stop_unit(name, "replace").await {
             Ok(job) => wait(removed, &job, name).await,
             Err(error) if is_no_such_unit(&error) => Ok(()),
             Err(error) => Err(other(error)),
@@ -124,13 +131,14 @@ impl Systemd {
     /// End all processes of a unit for good, those of units below it too. That there is no such
     /// unit is no error.
     pub async fn kill_cgroup(&self, name: &str) -> io::Result<()> {
-        let unit = self.manager.load_unit(name).await.map_err(other)?;
+        let manager = self.manager().await?;
+        let unit = manager.load_unit(name).await.map_err(other)?;
         let interface = if name.ends_with(".slice") {
             "org.freedesktop.systemd1.Slice"
         } else {
             "org.freedesktop.systemd1.Scope"
         };
-        let group = self.property(&unit, interface, "ControlGroup").await?;
+        let group = property(&manager, &unit, interface, "ControlGroup").await?;
         let group = String::try_from(group).map_err(other)?;
         if group.is_empty() {
             return Ok(());
@@ -138,7 +146,7 @@ impl Systemd {
         match cgroup::kill(&group) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // Linux before 5.14, or cgroup v1.
-                let killed = self.manager.kill_unit(name, "all", nix::libc::SIGKILL).await;
+                let killed = manager.kill_unit(name, "all", nix::libc::SIGKILL).await;
                 killed.or_else(
                     |error| if is_no_such_unit(&error) { Ok(()) } else { Err(other(error)) },
                 )
@@ -149,37 +157,40 @@ impl Systemd {
 
     /// What systemd is about to do with a unit: `stop`, `restart` …; `None` for nothing.
     pub async fn job_type(&self, name: &str) -> io::Result<Option<String>> {
-        let unit = self.manager.load_unit(name).await.map_err(other)?;
-        let job = self.property(&unit, "org.freedesktop.systemd1.Unit", "Job").await?;
+        let manager = self.manager().await?;
+        let unit = manager.load_unit(name).await.map_err(other)?;
+        let job = property(&manager, &unit, "org.freedesktop.systemd1.Unit", "Job").await?;
         let (id, path): (u32, OwnedObjectPath) = job.try_into().map_err(other)?;
         if id == 0 {
             return Ok(None);
         }
-        let kind = self.property(&path, "org.freedesktop.systemd1.Job", "JobType").await?;
+        let kind = property(&manager, &path, "org.freedesktop.systemd1.Job", "JobType").await?;
         String::try_from(kind).map(Some).map_err(other)
     }
 
     /// Where a unit's file is; empty for a unit that has none.
     pub async fn fragment_path(&self, name: &str) -> io::Result<String> {
-        let unit = self.manager.load_unit(name).await.map_err(other)?;
-        let path = self.property(&unit, "org.freedesktop.systemd1.Unit", "FragmentPath").await?;
+        let manager = self.manager().await?;
+        let unit = manager.load_unit(name).await.map_err(other)?;
+        let path =
+            property(&manager, &unit, "org.freedesktop.systemd1.Unit", "FragmentPath").await?;
         String::try_from(path).map_err(other)
     }
+}
 
-    async fn property(
-        &self,
-        object: &OwnedObjectPath,
-        interface: &str,
-        property: &str,
-    ) -> io::Result<OwnedVariant> {
-        let properties = PropertiesProxy::builder(&self.connection)
-            .path(object.clone())
-            .cache_properties(zbus::proxy::CacheProperties::No)
-            .build()
-            .await
-            .map_err(other)?;
-        properties.get(interface, property).await.map_err(other)
-    }
+async fn property(
+    manager: &ManagerProxy<'_>,
+    object: &OwnedObjectPath,
+    interface: &str,
+    property: &str,
+) -> io::Result<OwnedVariant> {
+    let properties = PropertiesProxy::builder(manager.inner().connection())
+        .path(object.clone())
+        .cache_properties(zbus::proxy::CacheProperties::No)
+        .build()
+        .await
+        .map_err(other)?;
+    properties.get(interface, property).await.map_err(other)
 }
 
 async fn wait(mut removed: JobRemovedStream, job: &OwnedObjectPath, unit: &str) -> io::Result<()> {
