@@ -4,6 +4,8 @@ use std::{borrow::Cow, time::Duration};
 
 use jiff::{Timestamp, tz::TimeZone};
 
+use crate::zone;
+
 /// What time it is, and where: passed in, so that rendering is a pure function.
 #[derive(Clone, Debug)]
 pub struct Clock {
@@ -13,9 +15,9 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// The machine's clock. It reads `/etc/localtime`, so make one only where a time is shown.
+    /// The machine's clock. It reads the time zone's file: make one only where a time is shown.
     pub fn system() -> Self {
-        Self { now: Timestamp::now(), zone: TimeZone::system() }
+        Self { now: Timestamp::now(), zone: zone::local() }
     }
 
     /// A clock that stands still, in UTC.

@@ -53,9 +53,10 @@ async fn wait(
         }
     };
     tokio::select! {
+        // In this order, so that Ctrl-C is listened for before the wait is known to anybody.
         biased;
-        job = client.wait_job(job.id) => Ok(job?),
         Ok(()) = tokio::signal::ctrl_c() => Err(interrupted(job.kind)),
+        job = client.wait_job(job.id) => Ok(job?),
         () = deadline => Err(late(job.kind, timeout.unwrap_or_default())),
         // Never the first to end.
         never = show_progress(supervisor), if progress => match never {},
@@ -103,9 +104,9 @@ fn late(kind: JobKind, after: Duration) -> Failure {
 
 fn interrupted(kind: JobKind) -> Failure {
     Failure::Interrupted(match kind {
-        JobKind::Start => "the start goes on; rootlessctl stop ends it",
-        JobKind::Stop => "the stop goes on",
-        JobKind::Restart => "the restart goes on; rootlessctl stop ends it",
+        JobKind::Start => "interrupted; the start goes on, and rootlessctl stop ends it",
+        JobKind::Stop => "interrupted; the stop goes on",
+        JobKind::Restart => "interrupted; the restart goes on, and rootlessctl stop ends it",
     })
 }
 

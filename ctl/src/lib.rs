@@ -26,6 +26,7 @@ mod supervisor;
 mod unit;
 mod version;
 mod watch;
+mod zone;
 
 use std::ffi::OsString;
 

@@ -99,6 +99,11 @@ pub fn failure(failure: &Failure, as_json: bool) {
     let _ = io::stderr().write_all(lines.as_bytes());
 }
 
+/// Tell a person what is no failure but should not pass in silence.
+pub fn note(text: &str) {
+    let _ = writeln!(io::stderr(), "note: {text}");
+}
+
 /// One line on standard error that is written over again and again, where that is a terminal. Piped,
 /// it says nothing: scripts read the exit status.
 #[derive(Debug)]
@@ -107,6 +112,9 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// What fits on every terminal.
+    const WIDTH: usize = 79;
+
     /// A progress line, if anybody could see it.
     pub fn on_terminal() -> Option<Self> {
         io::stderr().is_terminal().then_some(Self { shown: false })
@@ -115,6 +123,8 @@ impl Progress {
     /// Show `line` in the place of what was there.
     pub fn show(&mut self, line: &str) {
         self.shown = true;
+        // Only one line can be written over, so it must not wrap.
+        let line: String = line.chars().take(Self::WIDTH).collect();
         let _ = write!(io::stderr(), "\r\x1b[2K{line}");
     }
 }

@@ -120,6 +120,10 @@ fn a_journal_that_cannot_be_read_is_said_plainly() {
     assert!(ended.stderr.contains("cannot read the journal of this user"), "{}", ended.stderr);
     assert!(ended.stderr.contains("systemd-journal"), "{}", ended.stderr);
 
-    let ended = with_journalctl("exit 0", &["logs", "--json"]);
+    let ended = with_journalctl(denied, &["logs", "--json"]);
     assert_eq!(ended.json()["error"]["name"], json!("NoLogs"));
+
+    let ended = with_journalctl("exit 0", &["logs"]);
+    let note = "note: the journal of this user has no such lines\n";
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), note));
 }

@@ -5,7 +5,7 @@
 mod common;
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _},
+    io::{BufRead as _, BufReader},
     process::Stdio,
 };
 
@@ -15,7 +15,7 @@ use common::{
 };
 use serde_json::{Value, json};
 
-use Answer::{Await, Bytes, Close, Hang, More, Refuse, Reply};
+use Answer::{Bytes, Close, Forever, Hang, More, Refuse, Reply};
 
 const PREFLIGHT: &str = "org.rootlessd.Supervisor.Preflight";
 
@@ -206,6 +206,27 @@ fn the_time_of_a_job_is_the_supervisor_s_to_keep() {
 }
 
 #[test]
+fn ctrl_c_ends_the_waiting_not_the_job() {
+    let user = User::new();
+    let supervisor = Supervisor::start(
+        &user,
+        vec![("Start", vec![Reply(job("start", None))]), ("WaitJob", vec![Hang])],
+    );
+    let child = user.command(&["start"]).stderr(Stdio::piped()).spawn().unwrap();
+    // Ctrl-C is listened for from the moment that the job is waited for.
+    assert_eq!(supervisor.call().0, "Start");
+    assert_eq!(supervisor.call().0, "WaitJob");
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let ended = Ended::from(child.wait_with_output().unwrap());
+    assert_eq!(ended.code, Some(130));
+    assert_eq!(
+        ended.stderr,
+        "error: interrupted; the start goes on, and rootlessctl stop ends it\n"
+    );
+}
+
+#[test]
 fn requests_that_are_done_when_they_are_answered() {
     let user = User::new();
     let _supervisor = Supervisor::start(
@@ -255,20 +276,14 @@ fn watch_prints_a_line_for_every_change_that_shows() {
 #[test]
 fn a_reader_that_goes_away_is_no_failure() {
     let user = User::new();
-    let (go_on, told) = tokio::sync::oneshot::channel();
-    let more = || More(status(json!({})));
-    let _supervisor =
-        Supervisor::start(&user, vec![("Watch", vec![more(), Await(told), more(), more(), Hang])]);
+    let _supervisor = Supervisor::start(&user, vec![("Watch", vec![Forever(status(json!({})))])]);
     let mut command = user.command(&["watch", "--json"]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut reader = BufReader::new(child.stdout.take().unwrap());
     reader.read_line(&mut String::new()).unwrap();
     drop(reader);
-    go_on.send(()).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(0));
-    let mut error = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut error).unwrap();
-    assert_eq!(error, "");
+    let ended = Ended::from(child.wait_with_output().unwrap());
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
 }
 
 #[test]
@@ -329,6 +344,8 @@ fn completions_know_the_verbs_but_not_the_hidden_one() {
         let ended = User::new().run(&["completion", shell]);
         assert_eq!(ended.code, Some(0));
         assert!(ended.stdout.contains("reset-failed"), "{shell}");
+        let hidden = ended.stdout.split(|c: char| !c.is_alphanumeric()).any(|word| word == "unit");
+        assert!(!hidden, "{shell}");
     }
     assert_eq!(User::new().run(&["completion", "elvish"]).code, Some(2));
 }

@@ -21,6 +21,7 @@ use crate::{
     cli::{Lines, Logs},
     failure::{Failure, reason},
     human::printable,
+    output,
 };
 
 /// Show the last lines, and with `--follow` what is added.
@@ -48,11 +49,12 @@ pub fn show(wanted: &Logs, sink: &Sink) -> Result<(), Failure> {
     let error = journal.finish()?;
     match (shown?, error) {
         (_, Some(error)) => Err(unreadable(&error)),
-        (0, None) => Err(Failure::NoLogs {
-            message: "the journal of this user has no such lines".to_owned(),
-            remedy: None,
-        }),
-        (_, None) => Ok(()),
+        (count, None) => {
+            if count == 0 {
+                output::note("the journal of this user has no such lines");
+            }
+            Ok(())
+        }
     }
 }
 

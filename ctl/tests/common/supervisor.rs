@@ -22,6 +22,8 @@ pub enum Answer {
     Reply(Value),
     /// Answer with parameters; more follows.
     More(Value),
+    /// Answer with parameters again and again, until the client goes away.
+    Forever(Value),
     /// Refuse with the name of an error and its parameters.
     Refuse(&'static str, Value),
     /// Write these bytes.
@@ -116,14 +118,23 @@ async fn serve(
                     continue;
                 }
                 Answer::Hang => pending().await,
+                Answer::Forever(value) => {
+                    let message = json!({ "parameters": value, "continues": true });
+                    while send(&mut stream, &message).await.is_ok() {}
+                    return;
+                }
                 Answer::Close => return,
             };
-            let mut bytes = serde_json::to_vec(&message).unwrap();
-            bytes.push(0);
             // A client that went away is no concern of the script.
-            let _ = stream.write_all(&bytes).await;
+            let _ = send(&mut stream, &message).await;
         }
     }
+}
+
+async fn send(stream: &mut UnixStream, message: &Value) -> std::io::Result<()> {
+    let mut bytes = serde_json::to_vec(message)?;
+    bytes.push(0);
+    stream.write_all(&bytes).await
 }
 
 async fn receive(stream: &mut UnixStream) -> Option<Value> {
