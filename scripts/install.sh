@@ -9,13 +9,15 @@ if [ "$1" = --remove ]; then
 	shift
 fi
 root=$1$2
+# Tests install what they were built with.
+built=${ROOTLESSD_BIN_DIR:-target/release}
 # systemd and D-Bus look for these below every prefix that they know: /usr and /usr/local.
 bin=$root/bin units=$root/lib/systemd/user dbus=$root/share/dbus-1
 
 # Prints mode, source and target of each file, in lines.
 files() {
-	echo "755 target/release/rootlessd $bin/rootlessd"
-	echo "755 target/release/rootlessctl $bin/rootlessctl"
+	echo "755 $built/rootlessd $bin/rootlessd"
+	echo "755 $built/rootlessctl $bin/rootlessctl"
 	for file in units/user/*; do echo "644 $file $units/${file##*/}"; done
 	for file in units/dbus-1/services/*; do echo "644 $file $dbus/services/${file##*/}"; done
 	for file in units/dbus-1/interfaces/*; do echo "644 $file $dbus/interfaces/${file##*/}"; done
@@ -33,11 +35,19 @@ refuse_packaged() {
 	done
 }
 
+# Prints shell and target of each completion, which the program itself writes.
+completions() {
+	echo "bash $root/share/bash-completion/completions/rootlessctl"
+	echo "zsh $root/share/zsh/site-functions/_rootlessctl"
+	echo "fish $root/share/fish/vendor_completions.d/rootlessctl.fish"
+}
+
 if [ -n "$remove" ]; then
 	files | while read -r _ _ target; do rm -f "$target"; done
+	completions | while read -r _ target; do rm -f "$target"; done
 	exit 0
 fi
-if [ ! -x target/release/rootlessd ] || [ ! -x target/release/rootlessctl ]; then
+if [ ! -x $built/rootlessd ] || [ ! -x $built/rootlessctl ]; then
 	echo "there is nothing to install yet: run \`make build\` first" >&2
 	exit 1
 fi
@@ -45,10 +55,7 @@ refuse_packaged "$1"
 files | while read -r mode source target; do
 	install -D -m "$mode" "$source" "$target"
 done
-# Completions for the shells, made by the program itself.
-for shell in bash:bash-completion/completions/rootlessctl zsh:zsh/site-functions/_rootlessctl \
-	fish:fish/vendor_completions.d/rootlessctl.fish; do
-	target=$root/share/${shell#*:}
+completions | while read -r shell target; do
 	mkdir -p "${target%/*}"
-	target/release/rootlessctl completion "${shell%%:*}" >"$target"
+	"$built/rootlessctl" completion "$shell" >"$target"
 done

@@ -5,6 +5,7 @@ pub mod bus;
 pub mod driver;
 pub mod front;
 pub mod idl;
+pub mod install;
 pub mod raw;
 pub mod status;
 

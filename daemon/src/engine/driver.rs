@@ -527,8 +527,7 @@ async fn keep_probing(socket: std::path::PathBuf, events: mpsc::Sender<Event>) {
     loop {
         let (event, pause) = match docker::info(&socket).await {
             Ok(info) => {
-                let controllers =
-                    cgroup::own().map(|group| cgroup::controllers(&group)).unwrap_or_default();
+                let controllers = cgroup::users_controllers();
                 (Event::Healthy(Facts { info, controllers }), PROBE_INTERVAL)
             }
             Err(error) => {

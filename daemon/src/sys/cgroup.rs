@@ -25,9 +25,15 @@ pub fn own() -> Option<String> {
     text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
 }
 
-/// The controllers that are to be had in a group.
-pub fn controllers(group: &str) -> Vec<String> {
-    directory(group)
+/// The controllers that the user may use: those of the user's systemd, if this process is below
+/// one, since it passes on to its units what they ask for.
+pub fn users_controllers() -> Vec<String> {
+    let own = own().unwrap_or_default();
+    let group = match own.split_once(".service/") {
+        Some((manager, _)) if manager.contains("/user@") => format!("{manager}.service"),
+        _ => own,
+    };
+    directory(&group)
         .and_then(|directory| fs::read_to_string(directory.join("cgroup.controllers")))
         .map(|text| text.split_ascii_whitespace().map(str::to_owned).collect())
         .unwrap_or_default()
