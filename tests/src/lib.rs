@@ -6,6 +6,7 @@ pub mod driver;
 pub mod front;
 pub mod idl;
 pub mod install;
+pub mod machine;
 pub mod raw;
 pub mod status;
 
