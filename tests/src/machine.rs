@@ -145,17 +145,35 @@ impl Machine {
 
     /// Follows the status. Returns when the present one was seen.
     pub fn watch(&self) -> Watch {
-        let mut watch = Watch {
-            spawned: self.spawn_user(["rootlessctl", "watch", "--json"]),
-            states: Vec::new(),
-        };
-        watch.next();
+        let spawned = self.spawn_user(["rootlessctl", "watch", "--json"]);
+        let mut watch = Watch { spawned, now: Value::Null, states: vec![] };
+        watch.now = watch.next();
         watch
     }
 
-    /// Waits until the engine is in a state.
+    /// Waits until the engine is in a state, if it is not yet.
+    #[track_caller]
     pub fn wait_state(&self, state: &str) -> Value {
-        self.watch().until(state)
+        self.wait_status(|status| status["state"] == state)
+    }
+
+    /// Waits until the engine runs and everything is known of it: a rootlessd that has taken it
+    /// over asks dockerd first.
+    #[track_caller]
+    pub fn wait_known(&self) -> Value {
+        self.wait_status(|status| {
+            status["state"] == "running" && !status["storageDriver"].is_null()
+        });
+        self.status()
+    }
+
+    #[track_caller]
+    fn wait_status(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        let mut watch = self.watch();
+        while !wanted(&watch.now) {
+            watch.next();
+        }
+        watch.now
     }
 
     /// The state of a unit of the user's manager.
@@ -187,6 +205,7 @@ impl Machine {
 #[derive(Debug)]
 pub struct Watch {
     spawned: Spawned,
+    now: Value,
     states: Vec<String>,
 }
 
@@ -194,35 +213,25 @@ impl Watch {
     /// The next status.
     #[track_caller]
     pub fn next(&mut self) -> Value {
-        self.try_next(SOON).unwrap_or_else(|| panic!("no news after {:?}", self.states))
+        self.try_next(SOON).unwrap_or_else(|| panic!("no news after {}", self.now))
     }
 
     /// The next status, if there is one in time and the supervisor stays.
     pub fn try_next(&mut self, timeout: Duration) -> Option<Value> {
         let line = self.spawned.next_line(timeout)?;
-        let status: Value = serde_json::from_str(&line).expect("JSON");
-        let state = word(&status["state"]);
+        self.now = serde_json::from_str(&line).expect("JSON");
+        let state = word(&self.now["state"]);
         if self.states.last() != Some(&state) {
             self.states.push(state);
         }
-        Some(status)
+        Some(self.now.clone())
     }
 
-    /// The next status with this state.
+    /// The next status with one of these states, after the one that was seen last.
     #[track_caller]
-    pub fn until(&mut self, state: &str) -> Value {
-        self.until_any(&[state])
-    }
-
-    /// The next status with one of these states. The present one counts if nothing was waited for.
-    #[track_caller]
-    pub fn until_any(&mut self, states: &[&str]) -> Value {
-        loop {
-            let status = self.next();
-            if states.contains(&&*word(&status["state"])) {
-                return status;
-            }
-        }
+    pub fn until(&mut self, states: &[&str]) -> Value {
+        while !states.contains(&word(&self.next()["state"]).as_str()) {}
+        self.now.clone()
     }
 
     /// The states that were seen, without repetitions in a row.
@@ -267,6 +276,8 @@ pub fn lasting(status: &Value) -> Value {
     let mut status = status.clone();
     let fields = status.as_object_mut().expect("an object");
     fields.remove("supervisor");
+    // dockerd is asked for it once a minute, and by a new rootlessd at once.
+    fields.remove("containersRunning");
     let processes = fields["processes"].as_array_mut().expect("a list");
     processes.retain(|process| process["part"] != "supervisor");
     for process in processes {
