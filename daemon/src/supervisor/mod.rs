@@ -17,7 +17,7 @@ use rootlessd_api::{
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::{JoinHandle, spawn_blocking},
-    time::{Instant, sleep_until},
+    time::Instant,
 };
 
 use self::{
@@ -138,12 +138,12 @@ impl Supervisor {
             tokio::select! {
                 Some(command) = self.links.mailbox.commands.recv() => self.obey(command),
                 Some(event) = self.links.events.recv() => self.learn(event),
-                () = until(wake) => {
+                () = clock::until(wake) => {
                     self.delay = None;
                     self.step(machine::Event::DelayOver);
                 }
                 Some(list) = &mut self.listing => self.answer_asking(list.unwrap_or_default()),
-                () = until(deadline) => self.jobs.end(JobResult::Timeout, Some(out_of_time())),
+                () = clock::until(deadline) => self.jobs.end(JobResult::Timeout, Some(out_of_time())),
                 Some(how) = self.links.shutdown.recv() => match how {
                     Shutdown::LeaveEngine => return how,
                     Shutdown::StopEngine => {
@@ -451,7 +451,7 @@ fn status(
         since: memory.since,
         reasons: memory
             .reasons()
-            .chain(engine.unwell.iter().cloned().filter(|_| life == Life::Degraded))
+            .chain(engine.unwell.iter().filter(|_| life == Life::Degraded).cloned())
             .chain(stale_config.then(restart_needed))
             .chain(advice.iter().cloned())
             .collect(),
@@ -520,12 +520,5 @@ fn log_change(old: &Status, new: &Status) {
             );
         }
         None => tracing::info!(rootlessd_state = state, "{state}"),
-    }
-}
-
-async fn until(instant: Option<Instant>) {
-    match instant {
-        Some(instant) => sleep_until(instant).await,
-        None => std::future::pending().await,
     }
 }

@@ -4,6 +4,7 @@
 //! what is orphaned, tells rootlessd on its [control socket](control) how it is, and stops
 //! everything in order. A part that dies takes all of it along: it writes down who was the first.
 
+pub mod client;
 mod control;
 mod namespaces;
 mod parts;
