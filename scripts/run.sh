@@ -32,10 +32,12 @@ if ! grep -qE "^($user|$uid):" /etc/subuid || ! grep -qE "^($user|$uid):" /etc/s
     from=$(awk -F: 'BEGIN { n = 524288 } $2 + $3 > n { n = $2 + $3 } END { print n }' /etc/subuid /etc/subgid)
     as_root usermod --add-subuids "$from-$((from + 65535))" --add-subgids "$from-$((from + 65535))" "$user"
 fi
+# udev makes it, with this mode; there may be no udev.
 if [ ! -e /dev/net/tun ]; then
     as_root mkdir -p /dev/net
-    as_root mknod -m 666 /dev/net/tun c 10 200
+    as_root mknod /dev/net/tun c 10 200
 fi
+[ "$(stat -c %a /dev/net/tun)" = 666 ] || as_root chmod 666 /dev/net/tun
 as_root env PATH="$PATH" make -s install
 
 # Runs a command as the user, with the environment of a session.

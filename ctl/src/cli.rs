@@ -113,7 +113,7 @@ pub struct Rootlesskit {
     /// RootlessKit's api.sock [default: $ROOTLESSKIT_STATE_DIR/api.sock, or the supervised engine's]
     #[arg(long, value_name = "PATH", value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub socket: Option<PathBuf>,
-    /// Show more about errors
+    /// Accepted, as by RootlessKit
     #[arg(long)]
     pub debug: bool,
 }

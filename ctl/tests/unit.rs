@@ -206,6 +206,37 @@ fn a_start_that_a_restart_of_rootlessd_lost_is_asked_for_again() {
 }
 
 #[test]
+fn ending_the_unit_stops_the_engine() {
+    let mut failed = job("stop", Some("failed"));
+    failed["job"]["error"] = json!({ "name": "Internal", "message": "dockerd hangs" });
+    for (answer, code, error) in [
+        (Reply(job("stop", Some("done"))), 0, ""),
+        (Reply(failed), 1, "error: dockerd hangs\n"),
+        (Close, 0, ""),
+    ] {
+        let user = User::new();
+        let supervisor = Supervisor::start(
+            &user,
+            vec![
+                get(state("running")),
+                ("Watch", vec![more(state("running")), Hang]),
+                ("Stop", vec![Reply(job("stop", None))]),
+                ("WaitJob", vec![answer]),
+            ],
+        );
+        let unit = Unit::start(&user);
+        assert_eq!(unit.told(), "READY=1\nSTATUS=running: Docker 26.1.5\n");
+        let pid = rustix::process::Pid::from_child(&unit.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert_eq!(unit.told(), "STOPPING=1\n");
+        for method in ["GetStatus", "Watch", "Stop", "WaitJob"] {
+            assert_eq!(supervisor.call().0, method);
+        }
+        assert_eq!(unit.end(), (Some(code), error.to_owned()));
+    }
+}
+
+#[test]
 fn a_rootlessd_that_stays_away_was_stopped() {
     let user = User::new();
     let supervisor = Supervisor::start(
