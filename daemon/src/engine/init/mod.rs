@@ -155,11 +155,7 @@ impl Init {
         match self.next().await {
             Event::Ready(part) => Ok(Some(part)),
             Event::Exited(part, exit) => {
-                let running = match part {
-                    Part::Containerd => self.containerd.take(),
-                    _ => self.dockerd.take(),
-                };
-                let log = match running {
+                let log = match self.slot(part).take() {
                     Some(running) => running.last_lines().await,
                     None => vec![],
                 };
@@ -207,6 +203,14 @@ impl Init {
             Some(Part::Dockerd)
         } else {
             None
+        }
+    }
+
+    /// Where a part is kept while it runs.
+    const fn slot(&mut self, part: Part) -> &mut Option<Running> {
+        match part {
+            Part::Containerd => &mut self.containerd,
+            _ => &mut self.dockerd,
         }
     }
 
