@@ -63,6 +63,8 @@ const STOP_GRACE: Duration = Duration::from_secs(3);
 const KILL_GRACE: Duration = Duration::from_secs(5);
 /// engine-init answers in microseconds; this is for one that is stopped or gone.
 const INIT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an engine may take until it can be asked for its socket.
+const LISTENER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How soon to try again where there is no event to wait for.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -171,23 +173,43 @@ impl Found {
         Some(Self { shim, plan: dir.read_plan().ok()?? })
     }
 
-    /// The listening socket that its clients know. Waits while it is too young to answer; `None`
-    /// if it dies of its youth.
-    pub async fn listener(&self, dirs: &Dirs) -> Option<OwnedFd> {
+    /// Remove what is left of an engine that is not found any more: how it died, if it wrote that
+    /// down.
+    pub async fn bury_unseen(dirs: &Dirs, systemd: Option<&Systemd>) -> Option<Death> {
+        let dir = EngineDir::below(&dirs.runtime);
+        if !dir.path().exists() {
+            return None;
+        }
+        let death = dir.read_death().ok().flatten();
+        let plan = dir.read_plan().ok().flatten();
+        sweep::sweep(systemd, &dir, plan.as_ref()).await;
+        death
+    }
+
+    /// The engine with the listening socket that its clients know. Waits while it is too young to
+    /// answer; `None` if it dies of its youth, or cannot be talked to, so that it has to end.
+    pub async fn listener(self, dirs: &Dirs) -> Option<(Self, OwnedFd)> {
         let dir = EngineDir::below(&dirs.runtime);
         let shim = Process::find(self.shim)?;
         let asked = async {
             loop {
                 appeared(&dir.init_socket()).await;
-                if let Ok((Nothing {}, fds)) = call(&dir, "GetListener", json!({})).await {
-                    return fds.into_iter().next();
+                match call(&dir, "GetListener", json!({})).await {
+                    Ok((Nothing {}, mut fds)) => return fds.pop(),
+                    Err(error) => {
+                        tracing::debug!("engine-init does not answer: {error}");
+                        sleep(RETRY).await;
+                    }
                 }
-                sleep(RETRY).await;
             }
         };
         tokio::select! {
-            listener = asked => listener,
+            listener = asked => Some((self, listener?)),
             () = shim.gone() => None,
+            () = sleep(LISTENER_TIMEOUT) => {
+                tracing::error!("the running engine does not hand over its socket, so it is ended");
+                None
+            }
         }
     }
 }
