@@ -12,13 +12,14 @@ use std::{
     io::Write,
     os::unix::{
         fs::{MetadataExt, PermissionsExt, chown},
+        net::UnixStream,
         process::CommandExt,
     },
     path::{Path, PathBuf},
     process::{self, Command, Stdio},
     sync::{
-        Mutex, OnceLock,
-        atomic::{AtomicU32, Ordering},
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread,
     time::Duration,
@@ -291,10 +292,13 @@ impl User {
         self.find(part).unwrap_or_else(|| panic!("no {part} in {:#?}", self.processes()))
     }
 
-    /// rootlessd itself.
+    /// rootlessd itself, which says so in its lock file. (A process that it is about to start looks
+    /// like it for a moment.)
     #[track_caller]
     pub fn rootlessd(&self) -> u32 {
-        self.pid("rootlessd")
+        let path = self.runtime.join("rootlessd/lock");
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        text.trim().parse().unwrap_or_else(|_| panic!("{text:?} in {}", path.display()))
     }
 
     /// What is there of an engine, or of a rootlessd if that is to be gone too: processes, mounts,
@@ -385,7 +389,7 @@ impl Drop for User {
                 let text = String::from_utf8_lossy(&text);
                 let lines: Vec<_> = text.lines().collect();
                 eprintln!("---- {}", log.path().display());
-                for line in &lines[lines.len().saturating_sub(40)..] {
+                for line in &lines[lines.len().saturating_sub(20)..] {
                     eprintln!("{}", line.chars().take(400).collect::<String>());
                 }
             }
@@ -400,16 +404,18 @@ pub struct Watch(Spawned);
 
 impl Watch {
     /// The next status; `None` when the supervisor ends the connection.
-    pub fn next(&mut self) -> Option<Value> {
+    pub fn next_status(&mut self) -> Option<Value> {
         let line = self.0.next_line(SOON)?;
-        Some(serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        let status: Value =
+            serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        status["error"].is_null().then_some(status)
     }
 
     /// Wait for a status.
     #[track_caller]
     pub fn until(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
         let mut seen = vec![];
-        while let Some(status) = self.next() {
+        while let Some(status) = self.next_status() {
             if wanted(&status) {
                 return status;
             }
@@ -420,14 +426,15 @@ impl Watch {
 
     /// All states that have been seen so far, with their phases: `starting/network`.
     pub fn states(&self) -> Vec<String> {
-        let name = |line: &String| -> String {
+        let name = |line: &String| -> Option<String> {
             let status: Value = serde_json::from_str(line).expect("JSON");
-            match status["phase"].as_str() {
-                Some(phase) => format!("{}/{phase}", text(&status["state"])),
-                None => text(&status["state"]),
-            }
+            let state = status["state"].as_str()?;
+            Some(match status["phase"].as_str() {
+                Some(phase) => format!("{state}/{phase}"),
+                None => state.to_owned(),
+            })
         };
-        self.0.seen().iter().map(name).collect()
+        self.0.seen().iter().filter_map(name).collect()
     }
 }
 
@@ -671,4 +678,40 @@ pub fn mount_tmpfs(at: &Path, options: &str) {
 /// Show something at another place, too.
 pub fn bind(from: &Path, at: &Path) {
     mount(Some(from), at, None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("bind mount");
+}
+
+/// A client that connects to a socket again and again, until it is asked how that went.
+#[derive(Debug)]
+pub struct Knocker {
+    stop: Arc<AtomicBool>,
+    thread: thread::JoinHandle<(u32, Vec<String>)>,
+}
+
+impl Knocker {
+    /// Begin. Each connection is closed at once.
+    pub fn at(socket: &Path) -> Self {
+        let (stop, socket) = (Arc::new(AtomicBool::new(false)), socket.to_owned());
+        let stopped = stop.clone();
+        let thread = thread::spawn(move || {
+            let (mut count, mut refusals) = (0, vec![]);
+            while !stopped.load(Ordering::Relaxed) {
+                match UnixStream::connect(&socket) {
+                    Ok(_) => count += 1,
+                    Err(error) => refusals.push(error.to_string()),
+                }
+                thread::sleep(Duration::from_micros(500));
+            }
+            (count, refusals)
+        });
+        Self { stop, thread }
+    }
+
+    /// Stop: how often it connected. Panics if it was ever refused.
+    #[track_caller]
+    pub fn never_refused(self) -> u32 {
+        self.stop.store(true, Ordering::Relaxed);
+        let (count, refusals) = self.thread.join().expect("it does not panic");
+        assert_eq!(refusals, [""; 0], "refused, {count} times not");
+        count
+    }
 }
