@@ -272,9 +272,13 @@ impl User {
         port.unwrap_or_else(|| panic!("no port: {published}"))
     }
 
-    /// The processes of this user, containers and zombies included.
+    /// The processes of this user, containers and zombies included, but for those that the machine's
+    /// first process is about to reap.
     pub fn processes(&self) -> Vec<Process> {
-        Process::all().filter(|process| self.owns(process.uid)).collect()
+        Process::all()
+            .filter(|process| self.owns(process.uid))
+            .filter(|process| process.state != 'Z' || process.parent != 1)
+            .collect()
     }
 
     fn owns(&self, uid: u32) -> bool {

@@ -10,7 +10,7 @@ use std::{
 use nix::sys::signal::Signal;
 use rootlessd_tests::{
     bed::wait_for,
-    solo::{Knocker, SOON, User, exists, listening_inode, page, rounds, signal, wait_gone},
+    solo::{Knocker, SOON, User, listening_inode, page, rounds, signal, wait_gone},
 };
 use serde_json::json;
 
@@ -192,7 +192,8 @@ fn another_takes_its_place_at_any_time() {
         thread::sleep(Duration::from_millis(u64::from(round) * 87 % 400));
         let old = user.rootlessd();
         user.run(["rootlessd", "--daemonize", "--replace"]).ok();
-        assert!(!exists(old) && user.rootlessd() != old);
+        wait_gone(old);
+        assert_ne!(user.rootlessd(), old);
         while watch.next_status().is_some() {}
         let mut after = user.watch();
         after.until(|status| status["state"] == end);
