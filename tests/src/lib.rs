@@ -7,6 +7,7 @@ pub mod front;
 pub mod idl;
 pub mod install;
 pub mod raw;
+pub mod solo;
 pub mod status;
 
 use std::{

@@ -56,7 +56,9 @@ async fn try_sweep(
 /// number. Only names that the daemons make are touched, since the directory is the user's choice.
 pub fn remove_runtime_files(docker: &DockerPlan) {
     let mut done = vec![files::remove(&docker.pid_file)];
-    for name in ["containerd", "netns", "runtimes", "runtime-runc", "swarm", "metrics.sock"] {
+    let names =
+        ["containerd", "libnetwork", "netns", "runtimes", "runtime-runc", "swarm", "metrics.sock"];
+    for name in names {
         let path = docker.exec_root.join(name);
         done.push(match fs::symlink_metadata(&path) {
             Ok(metadata) if metadata.is_dir() => files::remove_tree(&path),

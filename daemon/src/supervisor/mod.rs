@@ -11,8 +11,8 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::future::OptionFuture;
 use rootlessd_api::{
-    Death, Error, ErrorKind, Job, JobKind, JobOptions, JobResult, JobState, Part, Process, Reason,
-    Status,
+    Death, Error, ErrorKind, Job, JobKind, JobOptions, JobResult, JobState, Part, Phase, Process,
+    Reason, Status,
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -47,6 +47,15 @@ pub enum Shutdown {
     StopEngine,
     /// The engine stays, for the next supervisor to take over.
     LeaveEngine,
+}
+
+/// What there is of an engine when a supervisor begins.
+#[derive(Debug)]
+pub enum Inheritance {
+    /// One that an earlier supervisor left running.
+    Engine,
+    /// None; how the last one died, if it did so unseen and wrote that down.
+    Nothing(Option<Death>),
 }
 
 /// Reads the configuration again.
@@ -129,9 +138,9 @@ impl Supervisor {
         status(constants, memory, &Knowledge::default(), false, &[])
     }
 
-    /// Be the supervisor until it is to end. `found`: there is an engine of an earlier one.
-    pub async fn run(mut self, found: bool) -> Shutdown {
-        self.resume(found);
+    /// Be the supervisor until it is to end.
+    pub async fn run(mut self, inherited: Inheritance) -> Shutdown {
+        self.resume(inherited);
         loop {
             let wake = self.delay;
             let deadline = self.jobs.deadline();
@@ -162,23 +171,26 @@ impl Supervisor {
         }
     }
 
-    /// Go on where the last supervisor was, or begin.
-    fn resume(&mut self, found: bool) {
+    /// Go on where the last supervisor was, or begin. The driver, which found nothing where nothing
+    /// was inherited, says nothing.
+    fn resume(&mut self, inherited: Inheritance) {
+        use Inheritance::{Engine, Nothing};
         let life = self.memory.machine.life();
-        match (life, found) {
+        match (life, inherited) {
             (Life::Stopping(..), _) => self.perform(&[Effect::Stop]),
-            (_, true) if !life.has_engine() => self.step(machine::Event::Start),
-            (_, true) => {}
-            // It died while nobody looked; the driver, which found nothing, says nothing.
-            (Life::Starting(_) | Life::Running | Life::Degraded, false) => {
-                self.bury(unseen_death());
+            (_, Engine) if !life.has_engine() => self.step(machine::Event::Start),
+            (_, Engine) => {}
+            // There was none yet that could have died.
+            (Life::Starting(Phase::Preflight), Nothing(_)) => self.perform(&[Effect::Start]),
+            (Life::Starting(_) | Life::Running | Life::Degraded, Nothing(death)) => {
+                self.bury(death.unwrap_or_else(unseen_death));
                 self.step(machine::Event::Died);
             }
-            (Life::Backoff, false) => {
+            (Life::Backoff, Nothing(_)) => {
                 let left = self.memory.next_attempt.map_or(Duration::ZERO, Moment::left);
                 self.delay = Some(Instant::now() + left);
             }
-            (Life::Stopped | Life::Failed, false) => {}
+            (Life::Stopped | Life::Failed, Nothing(_)) => {}
         }
         self.publish();
     }
