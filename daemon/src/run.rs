@@ -41,7 +41,7 @@ use crate::{
     readiness,
     sockets::{self, Sockets},
     supervisor::{
-        Constants, Links, Shutdown, Supervisor,
+        Constants, Inheritance, Links, Shutdown, Supervisor,
         handle::Handle,
         memory::{Memory, Store},
     },
@@ -127,12 +127,18 @@ async fn supervise(here: Here) -> io::Result<()> {
     let bus = session_bus(&dirs, &environment);
     let systemd = find_systemd(&dirs, bus.as_ref()).await;
     let found = Found::find(&dirs);
-    let engines = match &found {
+    let (found, engines) = match found {
         // systemd kept the socket itself.
-        Some(found) if passed.is_empty() => found.listener(&dirs).await,
-        _ => None,
+        Some(found) if !passed.is_empty() => (Some(found), None),
+        Some(found) => found.listener(&dirs).await.unzip(),
+        None => (None, None),
     };
-    let sockets = sockets::acquire(&dirs.runtime, passed, engines)?;
+    let inherited = match &found {
+        Some(_) => Inheritance::Engine,
+        // Before anything listens: what is left of an engine may still hold its socket.
+        None => Inheritance::Nothing(Found::bury_unseen(&dirs, systemd.as_ref()).await),
+    };
+    let sockets = sockets::acquire(&dirs.runtime, passed, engines).await?;
     tracing::info!(
         "rootlessd {} {}",
         env!("CARGO_PKG_VERSION"),
@@ -177,9 +183,8 @@ async fn supervise(here: Here) -> io::Result<()> {
         Box::new(move || config::load(&dirs, &environment))
     };
     let links = Links { mailbox, commands: command, events, shutdown, loaded, reader, store };
-    let was_found = found.is_some();
     let driver = spawn_local(Driver::new(world, commands).run(found));
-    let supervisor = spawn_local(Supervisor::new(links, constants, memory).run(was_found));
+    let supervisor = spawn_local(Supervisor::new(links, constants, memory).run(inherited));
     front(&handle, &sockets, loads.clone(), bus)?;
     if is_new {
         handle.request(JobKind::Start, JobOptions::default()).await.map_err(io::Error::other)?;

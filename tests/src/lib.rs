@@ -8,6 +8,7 @@ pub mod idl;
 pub mod install;
 pub mod machine;
 pub mod raw;
+pub mod solo;
 pub mod status;
 
 use std::{

@@ -11,13 +11,13 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::future::OptionFuture;
 use rootlessd_api::{
-    Death, Error, ErrorKind, Job, JobKind, JobOptions, JobResult, JobState, Part, Process, Reason,
-    Status,
+    Death, Error, ErrorKind, Job, JobKind, JobOptions, JobResult, JobState, Part, Phase, Process,
+    Reason, Status,
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::{JoinHandle, spawn_blocking},
-    time::{Instant, sleep_until},
+    time::Instant,
 };
 
 use self::{
@@ -47,6 +47,15 @@ pub enum Shutdown {
     StopEngine,
     /// The engine stays, for the next supervisor to take over.
     LeaveEngine,
+}
+
+/// What there is of an engine when a supervisor begins.
+#[derive(Debug)]
+pub enum Inheritance {
+    /// One that an earlier supervisor left running.
+    Engine,
+    /// None; how the last one died, if it did so unseen and wrote that down.
+    Nothing(Option<Death>),
 }
 
 /// Reads the configuration again.
@@ -129,21 +138,21 @@ impl Supervisor {
         status(constants, memory, &Knowledge::default(), false, &[])
     }
 
-    /// Be the supervisor until it is to end. `found`: there is an engine of an earlier one.
-    pub async fn run(mut self, found: bool) -> Shutdown {
-        self.resume(found);
+    /// Be the supervisor until it is to end.
+    pub async fn run(mut self, inherited: Inheritance) -> Shutdown {
+        self.resume(inherited);
         loop {
             let wake = self.delay;
             let deadline = self.jobs.deadline();
             tokio::select! {
                 Some(command) = self.links.mailbox.commands.recv() => self.obey(command),
                 Some(event) = self.links.events.recv() => self.learn(event),
-                () = until(wake) => {
+                () = clock::until(wake) => {
                     self.delay = None;
                     self.step(machine::Event::DelayOver);
                 }
                 Some(list) = &mut self.listing => self.answer_asking(list.unwrap_or_default()),
-                () = until(deadline) => self.jobs.end(JobResult::Timeout, Some(out_of_time())),
+                () = clock::until(deadline) => self.jobs.end(JobResult::Timeout, Some(out_of_time())),
                 Some(how) = self.links.shutdown.recv() => match how {
                     Shutdown::LeaveEngine => return how,
                     Shutdown::StopEngine => {
@@ -162,23 +171,26 @@ impl Supervisor {
         }
     }
 
-    /// Go on where the last supervisor was, or begin.
-    fn resume(&mut self, found: bool) {
+    /// Go on where the last supervisor was, or begin. The driver, which found nothing where nothing
+    /// was inherited, says nothing.
+    fn resume(&mut self, inherited: Inheritance) {
+        use Inheritance::{Engine, Nothing};
         let life = self.memory.machine.life();
-        match (life, found) {
+        match (life, inherited) {
             (Life::Stopping(..), _) => self.perform(&[Effect::Stop]),
-            (_, true) if !life.has_engine() => self.step(machine::Event::Start),
-            (_, true) => {}
-            // It died while nobody looked; the driver, which found nothing, says nothing.
-            (Life::Starting(_) | Life::Running | Life::Degraded, false) => {
-                self.bury(unseen_death());
+            (_, Engine) if !life.has_engine() => self.step(machine::Event::Start),
+            (_, Engine) => {}
+            // There was none yet that could have died.
+            (Life::Starting(Phase::Preflight), Nothing(_)) => self.perform(&[Effect::Start]),
+            (Life::Starting(_) | Life::Running | Life::Degraded, Nothing(death)) => {
+                self.bury(death.unwrap_or_else(unseen_death));
                 self.step(machine::Event::Died);
             }
-            (Life::Backoff, false) => {
+            (Life::Backoff, Nothing(_)) => {
                 let left = self.memory.next_attempt.map_or(Duration::ZERO, Moment::left);
                 self.delay = Some(Instant::now() + left);
             }
-            (Life::Stopped | Life::Failed, false) => {}
+            (Life::Stopped | Life::Failed, Nothing(_)) => {}
         }
         self.publish();
     }
@@ -451,7 +463,7 @@ fn status(
         since: memory.since,
         reasons: memory
             .reasons()
-            .chain(engine.unwell.iter().cloned().filter(|_| life == Life::Degraded))
+            .chain(engine.unwell.iter().filter(|_| life == Life::Degraded).cloned())
             .chain(stale_config.then(restart_needed))
             .chain(advice.iter().cloned())
             .collect(),
@@ -520,12 +532,5 @@ fn log_change(old: &Status, new: &Status) {
             );
         }
         None => tracing::info!(rootlessd_state = state, "{state}"),
-    }
-}
-
-async fn until(instant: Option<Instant>) {
-    match instant {
-        Some(instant) => sleep_until(instant).await,
-        None => std::future::pending().await,
     }
 }

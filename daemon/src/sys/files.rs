@@ -5,8 +5,11 @@ use std::{
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::Path,
+    time::Duration,
 };
 
+use futures_util::StreamExt;
+use inotify::{Inotify, WatchMask};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -70,5 +73,23 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+/// Wait until there is a file. Its directory has to be there.
+pub async fn appeared(path: &Path) {
+    let Some(directory) = path.parent() else { return };
+    let watched = Inotify::init().and_then(|inotify| {
+        inotify.watches().add(directory, WatchMask::CREATE | WatchMask::MOVED_TO)?;
+        inotify.into_event_stream([0; 1024])
+    });
+    match watched {
+        Ok(mut events) => while !path.exists() && events.next().await.is_some() {},
+        // Without inotify (its instances are limited), look now and then.
+        Err(_) => {
+            while !path.exists() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! what is orphaned, tells rootlessd on its [control socket](control) how it is, and stops
 //! everything in order. A part that dies takes all of it along: it writes down who was the first.
 
+pub mod client;
 mod control;
 mod namespaces;
 mod parts;
@@ -154,11 +155,7 @@ impl Init {
         match self.next().await {
             Event::Ready(part) => Ok(Some(part)),
             Event::Exited(part, exit) => {
-                let running = match part {
-                    Part::Containerd => self.containerd.take(),
-                    _ => self.dockerd.take(),
-                };
-                let log = match running {
+                let log = match self.slot(part).take() {
                     Some(running) => running.last_lines().await,
                     None => vec![],
                 };
@@ -206,6 +203,14 @@ impl Init {
             Some(Part::Dockerd)
         } else {
             None
+        }
+    }
+
+    /// Where a part is kept while it runs.
+    const fn slot(&mut self, part: Part) -> &mut Option<Running> {
+        match part {
+            Part::Containerd => &mut self.containerd,
+            _ => &mut self.dockerd,
         }
     }
 

@@ -63,35 +63,26 @@ impl Init {
 
     /// End a part: ask, wait until `deadline`, kill.
     async fn end(&mut self, part: Part, deadline: Instant) {
-        let running = match part {
-            Part::Dockerd => &self.dockerd,
-            _ => &self.containerd,
-        };
-        let Some(running) = running else { return };
-        running.signal(Signal::SIGTERM);
+        self.send(part, Signal::SIGTERM);
         if timeout_at(deadline, self.until_exited(part)).await.is_err() {
             tracing::warn!(rootlessd_part = part.as_str(), "{part} does not stop in time: killed");
-            let running = match part {
-                Part::Dockerd => &self.dockerd,
-                _ => &self.containerd,
-            };
-            if let Some(running) = running {
-                running.signal(Signal::SIGKILL);
-            }
+            self.send(part, Signal::SIGKILL);
             self.until_exited(part).await;
         }
     }
 
+    fn send(&mut self, part: Part, signal: Signal) {
+        if let Some(running) = self.slot(part) {
+            running.signal(signal);
+        }
+    }
+
+    /// Wait until a part does not run. Whatever else comes meanwhile comes too late: a reload is
+    /// answered so when it is dropped, and a second stop is a stop.
     async fn until_exited(&mut self, awaited: Part) {
-        loop {
+        while self.slot(awaited).is_some() {
             if let Event::Exited(part, _) = self.next().await {
-                match part {
-                    Part::Dockerd => self.dockerd = None,
-                    _ => self.containerd = None,
-                }
-                if part == awaited {
-                    return;
-                }
+                *self.slot(part) = None;
             }
         }
     }

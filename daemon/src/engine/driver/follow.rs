@@ -1,0 +1,242 @@
+//! An engine that is there, followed from its launch or its take-over to its end.
+
+use std::{path::PathBuf, process::ExitStatus, time::Duration};
+
+use nix::sys::signal::Signal;
+use rootlessd_api::{Part, Phase};
+use tokio::{
+    process::Child,
+    sync::mpsc,
+    task::{JoinSet, spawn_local},
+    time::{Instant, sleep, timeout},
+};
+
+use super::{Command, Event, Facts, World};
+use crate::{
+    engine::{
+        docker,
+        init::{
+            InitStatus, Stage,
+            client::{Following, InitClient},
+        },
+        processes, shim,
+    },
+    plan::Plan,
+    reasons::Code,
+    sys::{self, cgroup, clock, files, process::Process},
+};
+
+/// How often a running dockerd is asked whether it still answers.
+const PROBE_INTERVAL: Duration = Duration::from_secs(60);
+/// How soon after a failed probe it is asked again.
+const PROBE_AGAIN: Duration = Duration::from_secs(5);
+/// What a stop may take beyond its time before everything is killed.
+const STOP_GRACE: Duration = Duration::from_secs(3);
+/// What an engine that is killed may take to be gone.
+const KILL_GRACE: Duration = Duration::from_secs(5);
+
+/// An engine that is there.
+pub(super) struct Engine {
+    pub plan: Plan,
+    pub shim: Process,
+    /// The shim as a child, unless an earlier rootlessd started it.
+    pub child: Option<Child>,
+}
+
+/// What can happen to an engine that is followed.
+enum Happening {
+    /// Its first process, and so all of it, is gone.
+    Gone,
+    /// RootlessKit has made its namespaces.
+    InNamespaces,
+    /// engine-init says how it is.
+    Told(InitStatus),
+    /// The supervisor wants something.
+    Asked(Command),
+    /// The supervisor leaves, and the engine stays.
+    Left,
+    /// The start or the stop takes longer than it may.
+    OutOfTime,
+}
+
+/// An engine, and how far it is.
+pub(super) struct Followed<'a> {
+    world: &'a World,
+    engine: Engine,
+    init: Following,
+    /// Where RootlessKit writes the pid of its child, which has the namespaces.
+    child_pid: PathBuf,
+    has_namespaces: bool,
+    /// RootlessKit's pid.
+    main_pid: Option<u32>,
+    stage: Stage,
+    phase: Phase,
+    stopping: bool,
+    start_timeout: Duration,
+    deadline: Option<Instant>,
+    /// The task that asks dockerd how it is, once it is ready. It ends with this.
+    probe: JoinSet<()>,
+}
+
+impl<'a> Followed<'a> {
+    pub async fn new(world: &'a World, engine: Engine) -> Self {
+        let (plan, shim) = (Box::new(engine.plan.clone()), engine.shim.identity().pid);
+        world.tell(Event::Launched { plan, shim }).await;
+        let start_timeout = world.loaded.borrow().config.engine.start_timeout;
+        Self {
+            world,
+            init: InitClient::of(world.dir()).follow(),
+            child_pid: engine.plan.state_dir.join("child_pid"),
+            engine,
+            has_namespaces: false,
+            main_pid: None,
+            stage: Stage::Starting,
+            phase: Phase::Namespaces,
+            stopping: false,
+            start_timeout,
+            deadline: Some(Instant::now() + start_timeout),
+            probe: JoinSet::new(),
+        }
+    }
+
+    /// Follow it until it is gone: what it was, and how its first process ended where that could
+    /// be had. `None` if it goes on and nobody follows it any more.
+    pub async fn until_gone(
+        mut self,
+        commands: &mut mpsc::Receiver<Command>,
+    ) -> Option<(Plan, Option<ExitStatus>)> {
+        loop {
+            match self.next(commands).await {
+                Happening::Gone => break,
+                Happening::InNamespaces => self.enter_namespaces().await,
+                Happening::Told(status) => self.learn(status).await,
+                Happening::Asked(Command::Stop { timeout }) => self.stop(timeout).await,
+                Happening::Asked(Command::Reload(reply)) => {
+                    // Beside everything else: engine-init may take its time to answer.
+                    let init = self.init_client();
+                    spawn_local(async move {
+                        // Whoever stopped waiting needs no answer.
+                        let _ = reply.send(init.reload().await);
+                    });
+                }
+                // It is there.
+                Happening::Asked(Command::Start) => {}
+                Happening::Left => return None,
+                Happening::OutOfTime => self.run_out_of_time().await,
+            }
+        }
+        self.probe.abort_all();
+        let status = match &mut self.engine.child {
+            Some(child) => child.wait().await.ok(),
+            None => None,
+        };
+        Some((self.engine.plan, status))
+    }
+
+    async fn next(&mut self, commands: &mut mpsc::Receiver<Command>) -> Happening {
+        tokio::select! {
+            biased;
+            () = self.engine.shim.gone() => Happening::Gone,
+            () = files::appeared(&self.child_pid), if !self.has_namespaces => Happening::InNamespaces,
+            status = self.init.next() => Happening::Told(status),
+            command = commands.recv() => command.map_or(Happening::Left, Happening::Asked),
+            () = clock::until(self.deadline) => Happening::OutOfTime,
+        }
+    }
+
+    async fn enter_namespaces(&mut self) {
+        self.has_namespaces = true;
+        if self.stage == Stage::Starting && !self.stopping && self.phase == Phase::Namespaces {
+            self.enter(Phase::Network).await;
+        }
+        self.find_main_pid().await;
+    }
+
+    async fn learn(&mut self, status: InitStatus) {
+        self.find_main_pid().await;
+        let became_ready = status.stage == Stage::Ready && self.stage != Stage::Ready;
+        self.stage = status.stage;
+        if became_ready && !self.stopping {
+            self.deadline = None;
+            self.enter(Phase::Containers).await;
+            let socket = self.engine.plan.docker.socket.clone();
+            self.probe.spawn_local(keep_probing(socket, self.world.events.clone()));
+        } else if status.stage != Stage::Ready && status.phase != self.phase {
+            self.enter(status.phase).await;
+        }
+    }
+
+    async fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.world.tell(Event::Phase(phase)).await;
+    }
+
+    /// RootlessKit has its name only after the program that becomes it has become it.
+    async fn find_main_pid(&mut self) {
+        if self.main_pid.is_none() {
+            self.main_pid = processes::rootlesskit(self.engine.shim.identity().pid);
+            if let Some(pid) = self.main_pid {
+                self.world.tell(Event::MainPid(pid)).await;
+            }
+        }
+    }
+
+    async fn stop(&mut self, within: Duration) {
+        self.stopping = true;
+        self.probe.abort_all();
+        self.deadline = Some(Instant::now() + within + STOP_GRACE);
+        if self.init_client().stop(within).await.is_err() {
+            // engine-init is not there yet, or does not listen: RootlessKit passes a signal on.
+            let _ = self.engine.shim.signal(Signal::SIGTERM);
+        }
+    }
+
+    async fn run_out_of_time(&mut self) {
+        self.deadline = None;
+        if !self.stopping {
+            let (phase, limit) = (self.phase, self.start_timeout);
+            let text = format!("the start did not get beyond its phase {phase} within {limit:?}");
+            let part = if phase == Phase::Dockerd { Part::Dockerd } else { Part::Init };
+            let _ = self.world.dir().write_death(&shim::death(part, None, text, vec![]));
+        }
+        self.kill().await;
+    }
+
+    /// End an engine that does not end when it is asked to. Its shim removes the rest, or is ended
+    /// too.
+    async fn kill(&self) {
+        if let Some(pid) = processes::rootlesskit(self.engine.shim.identity().pid) {
+            sys::process::kill(pid);
+            if timeout(KILL_GRACE, self.engine.shim.gone()).await.is_ok() {
+                return;
+            }
+        }
+        let _ = self.engine.shim.signal(Signal::SIGKILL);
+    }
+
+    fn init_client(&self) -> InitClient {
+        InitClient::of(self.world.dir())
+    }
+}
+
+/// Ask dockerd again and again whether it answers, and tell.
+async fn keep_probing(socket: PathBuf, events: mpsc::Sender<Event>) {
+    loop {
+        let (event, pause) = match docker::info(&socket).await {
+            Ok(info) => {
+                let controllers = cgroup::users_controllers();
+                (Event::Healthy(Facts { info, controllers }), PROBE_INTERVAL)
+            }
+            Err(error) => {
+                let text = format!("dockerd does not answer: {error}");
+                let reason =
+                    Code::DockerdNotAnswering.reason_with_remedy(text, "rootlessctl restart");
+                (Event::Unhealthy(reason), PROBE_AGAIN)
+            }
+        };
+        if events.send(event).await.is_err() {
+            return;
+        }
+        sleep(pause).await;
+    }
+}

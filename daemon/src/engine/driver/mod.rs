@@ -1,0 +1,208 @@
+//! The engine from outside: starts it, follows it, asks it to stop, and tells the supervisor what
+//! became of it. Two channels are all that joins the two, so that a test can stand in for either.
+//!
+//! What the driver promises: every [`Command::Start`], and every engine that was found, comes to
+//! exactly one end, which is [`Event::Gone`], [`Event::Died`] or [`Event::Refused`].
+
+mod follow;
+mod world;
+
+use std::{os::fd::OwnedFd, time::Duration};
+
+use rootlessd_api::{Death, Error, Phase, Reason};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::sleep,
+};
+
+pub use self::world::World;
+use self::{
+    follow::{Engine, Followed},
+    world::Failure,
+};
+use super::{
+    dir::{EngineDir, Record},
+    docker,
+    init::client::InitClient,
+    sweep,
+};
+use crate::{
+    dirs::Dirs,
+    plan::Plan,
+    sys::process::{Identity, Process},
+    systemd::Systemd,
+};
+
+/// How long an engine may take until it can be asked for its socket.
+const LISTENER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What the supervisor asks for.
+#[derive(Debug)]
+pub enum Command {
+    /// Start an engine.
+    Start,
+    /// Stop it.
+    Stop {
+        /// Within this time.
+        timeout: Duration,
+    },
+    /// Have dockerd read its configuration again.
+    Reload(oneshot::Sender<Result<(), Error>>),
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub enum Event {
+    /// It came further on its way up or down.
+    Phase(Phase),
+    /// It is there, of this plan, and its first process is this one.
+    Launched {
+        /// What it was started with.
+        plan: Box<Plan>,
+        /// The pid of engine-shim.
+        shim: u32,
+    },
+    /// RootlessKit's pid.
+    MainPid(u32),
+    /// dockerd answers.
+    Healthy(Facts),
+    /// dockerd does not answer.
+    Unhealthy(Reason),
+    /// All of it is gone, in order.
+    Gone,
+    /// All of it is gone, and should not be.
+    Died(Death),
+    /// It cannot be started.
+    Refused(Vec<Reason>),
+}
+
+/// What dockerd and the kernel say of a running engine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// What dockerd says.
+    pub info: docker::Info,
+    /// The cgroup controllers that containers can have.
+    pub controllers: Vec<String>,
+}
+
+/// Drives one engine at a time.
+#[derive(Debug)]
+pub struct Driver {
+    world: World,
+    commands: mpsc::Receiver<Command>,
+}
+
+/// An engine that an earlier rootlessd left running.
+#[derive(Debug)]
+pub struct Found {
+    shim: Identity,
+    plan: Plan,
+}
+
+impl Found {
+    /// Find it.
+    pub fn find(dirs: &Dirs) -> Option<Self> {
+        let dir = EngineDir::below(&dirs.runtime);
+        let Record { shim, .. } = dir.read_record().ok()??;
+        Process::find(shim)?;
+        Some(Self { shim, plan: dir.read_plan().ok()?? })
+    }
+
+    /// Remove what is left of an engine that is not found any more: how it died, if it wrote that
+    /// down.
+    pub async fn bury_unseen(dirs: &Dirs, systemd: Option<&Systemd>) -> Option<Death> {
+        let dir = EngineDir::below(&dirs.runtime);
+        if !dir.path().exists() {
+            return None;
+        }
+        let death = dir.read_death().ok().flatten();
+        let plan = dir.read_plan().ok().flatten();
+        sweep::sweep(systemd, &dir, plan.as_ref()).await;
+        death
+    }
+
+    /// The engine with the listening socket that its clients know. Waits while it is too young to
+    /// answer; `None` if it dies of its youth, or cannot be talked to, so that it has to end.
+    pub async fn listener(self, dirs: &Dirs) -> Option<(Self, OwnedFd)> {
+        let shim = Process::find(self.shim)?;
+        let init = InitClient::of(EngineDir::below(&dirs.runtime));
+        tokio::select! {
+            listener = init.listener() => Some((self, listener?)),
+            () = shim.gone() => None,
+            () = sleep(LISTENER_TIMEOUT) => {
+                tracing::error!("the running engine does not hand over its socket, so it is ended");
+                None
+            }
+        }
+    }
+}
+
+impl Driver {
+    /// A driver that obeys `commands`.
+    pub const fn new(world: World, commands: mpsc::Receiver<Command>) -> Self {
+        Self { world, commands }
+    }
+
+    /// Obey, until there is nobody to do so for. An engine that was `found` is taken over first.
+    pub async fn run(mut self, found: Option<Found>) {
+        if let Some(Found { shim, plan }) = found {
+            match Process::find(shim) {
+                Some(shim) => self.follow(Engine { plan, shim, child: None }).await,
+                None => self.world.bury(&plan, None).await,
+            }
+        }
+        while let Some(command) = self.commands.recv().await {
+            match command {
+                Command::Start => self.live().await,
+                // There is nothing to stop, which is what was asked for.
+                Command::Stop { .. } => self.world.tell(Event::Gone).await,
+                Command::Reload(reply) => nothing_to_reload(reply),
+            }
+        }
+    }
+
+    /// One engine's life, from its launch to its end.
+    async fn live(&mut self) {
+        match self.launch_unless_stopped().await {
+            Some(Ok(engine)) => self.follow(engine).await,
+            Some(Err(Failure::Refused(reasons))) => self.world.tell(Event::Refused(reasons)).await,
+            Some(Err(Failure::Died(death))) => self.world.tell(Event::Died(death)).await,
+            // A launch that is dropped takes its held-back shim along.
+            None => {
+                self.world.clean().await;
+                self.world.tell(Event::Gone).await;
+            }
+        }
+    }
+
+    /// Start an engine; `None` if a stop came in between.
+    async fn launch_unless_stopped(&mut self) -> Option<Result<Engine, Failure>> {
+        let launch = self.world.launch();
+        tokio::pin!(launch);
+        loop {
+            tokio::select! {
+                launched = &mut launch => return Some(launched),
+                command = self.commands.recv() => match command {
+                    Some(Command::Stop { .. }) | None => return None,
+                    // It is being done.
+                    Some(Command::Start) => {}
+                    Some(Command::Reload(reply)) => nothing_to_reload(reply),
+                },
+            }
+        }
+    }
+
+    /// Follow an engine until it is gone, or nobody follows it any more.
+    async fn follow(&mut self, engine: Engine) {
+        let followed = Followed::new(&self.world, engine).await;
+        if let Some((plan, status)) = followed.until_gone(&mut self.commands).await {
+            self.world.bury(&plan, status).await;
+        }
+    }
+}
+
+/// An engine reads its configuration when it starts.
+fn nothing_to_reload(reply: oneshot::Sender<Result<(), Error>>) {
+    // Whoever stopped waiting needs no answer.
+    let _ = reply.send(Ok(()));
+}

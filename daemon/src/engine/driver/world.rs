@@ -1,0 +1,140 @@
+//! What an engine is started from and with, and what is done before its start and after its end.
+
+use std::{
+    io,
+    os::{
+        fd::OwnedFd,
+        unix::{fs::DirBuilderExt, process::ExitStatusExt},
+    },
+    process::{ExitStatus, Stdio},
+};
+
+use rootlessd_api::{Death, Part, Phase, Reason, names};
+use tokio::{
+    io::AsyncWriteExt,
+    sync::{mpsc, watch},
+};
+
+use super::{Event, follow::Engine};
+use crate::{
+    config::{self, Loaded},
+    dirs::{Dirs, Environment},
+    engine::{
+        dir::{EngineDir, Record},
+        shim::{self, ShimArgs},
+        sweep,
+    },
+    logging::LogArgs,
+    plan::Plan,
+    preflight,
+    reasons::Code,
+    sys::{children::Exit, process::Process},
+    systemd::Systemd,
+};
+
+/// What an engine is started from and with.
+#[derive(Debug)]
+pub struct World {
+    /// The user's directories.
+    pub dirs: Dirs,
+    /// The environment that rootlessd was started with.
+    pub environment: Environment,
+    /// The configuration, read again at each start.
+    pub loaded: watch::Sender<Loaded>,
+    /// The user's systemd, where there is one.
+    pub systemd: Option<Systemd>,
+    /// The socket that dockerd is to serve.
+    pub listener: OwnedFd,
+    /// Where the engine's processes log to.
+    pub log: LogArgs,
+    /// Where events go.
+    pub events: mpsc::Sender<Event>,
+}
+
+/// Why there is no engine after a launch.
+pub(super) enum Failure {
+    Refused(Vec<Reason>),
+    Died(Death),
+}
+
+impl World {
+    pub(super) fn dir(&self) -> EngineDir {
+        EngineDir::below(&self.dirs.runtime)
+    }
+
+    pub(super) async fn tell(&self, event: Event) {
+        // A supervisor that left does not need to know.
+        let _ = self.events.send(event).await;
+    }
+
+    /// Start an engine. It can be dropped at any point: what it began ends by itself, or is found
+    /// by [`Self::clean`].
+    pub(super) async fn launch(&self) -> Result<Engine, Failure> {
+        self.tell(Event::Phase(Phase::Preflight)).await;
+        self.clean().await;
+        let loaded = self.read_config().map_err(|reason| Failure::Refused(vec![reason]))?;
+        let systemd = self.systemd.is_some();
+        let plan = preflight::prepare(&self.dirs, &self.environment, &loaded, systemd)
+            .await
+            .map_err(Failure::Refused)?;
+        self.tell(Event::Phase(Phase::Namespaces)).await;
+        self.start_shim(plan).await.map_err(|error| {
+            let text = format!("the engine cannot be started: {error}");
+            Failure::Died(shim::death(Part::Shim, None, text, vec![]))
+        })
+    }
+
+    fn read_config(&self) -> Result<Loaded, Reason> {
+        let loaded = config::load(&self.dirs, &self.environment).map_err(|error| {
+            let reason = Code::ConfigInvalid.reason(error.message);
+            Reason { remedy: error.remedy, ..reason }
+        })?;
+        self.loaded.send_replace(loaded.clone());
+        Ok(loaded)
+    }
+
+    async fn start_shim(&self, plan: Plan) -> io::Result<Engine> {
+        let dir = self.dir();
+        dir.make()?;
+        dir.write_plan(&plan)?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&plan.state_dir)?;
+        let args = ShimArgs { dir: dir.path().to_owned(), log: self.log.clone() };
+        let command = shim::command(&args, &plan, self.listener.try_clone()?)?;
+        let mut child = tokio::process::Command::from(command)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let shim = Process::open(child.id().unwrap_or_default())?;
+        if let Some(systemd) = &self.systemd {
+            systemd.start_scope(names::ENGINE_SCOPE, names::SLICE, shim.identity().pid).await?;
+        }
+        dir.write_record(&Record { shim: shim.identity() })?;
+        // It is where it belongs, and can be found again: now it may have children.
+        let mut gate = child.stdin.take().ok_or_else(|| io::Error::other("no gate"))?;
+        gate.write_all(&[1]).await?;
+        Ok(Engine { plan, shim, child: Some(child) })
+    }
+
+    /// Remove what an engine left, and tell how it ended.
+    pub(super) async fn bury(&self, plan: &Plan, status: Option<ExitStatus>) {
+        let death = self.dir().read_death().ok().flatten();
+        sweep::sweep(self.systemd.as_ref(), &self.dir(), Some(plan)).await;
+        let event = match (death, status) {
+            (Some(death), _) => Event::Died(death),
+            (None, Some(status)) if !status.success() => {
+                let exit = Exit { pid: 0, code: status.code(), signal: status.signal() };
+                let text = format!("engine-shim {}", exit.describe());
+                Event::Died(shim::death(Part::Shim, Some(exit), text, vec![]))
+            }
+            (None, _) => Event::Gone,
+        };
+        self.tell(event).await;
+    }
+
+    /// Remove what an engine left that nobody saw end.
+    pub(super) async fn clean(&self) {
+        let plan = self.dir().read_plan().ok().flatten();
+        sweep::sweep(self.systemd.as_ref(), &self.dir(), plan.as_ref()).await;
+    }
+}
