@@ -14,7 +14,8 @@ if [ -d "$manager" ]; then
     as_user systemctl --user list-units --all --plain --no-legend '*.scope' | grep -v '^init.scope' | sed 's/^/unit /'
 fi
 # Whoever is the parent: nobody's zombies.
-ps -eo stat=,pid=,ppid=,args= | grep '^Z' | sed 's/^/zombie /'
+# A command of a test is its own parent's, outside.
+ps -eo stat=,pid=,ppid=,args= | awk '$1 ~ /^Z/ && $3 != 0' | sed 's/^/zombie /'
 # Processes that escaped, and mounts that any process still sees.
 ps -eo pid=,args= | grep -E 'rootlesskit|engine-(shim|init)|containerd|dockerd|docker-proxy|slirp4netns|/serve|httpd -f' |
     grep -v grep | sed 's/^/process /'

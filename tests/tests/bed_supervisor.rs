@@ -15,8 +15,8 @@ fn the_supervisor_is_killed() {
         let machine = Machine::running(suite);
         machine.serve();
         let mut blind = killed_while_running(&machine);
-        blind.extend(killed_on_the_way(&machine, "restart", "running"));
-        blind.extend(killed_on_the_way(&machine, "stop", "stopped"));
+        blind.extend(killed_on_the_way(&machine, "restart", "running", 11));
+        blind.extend(killed_on_the_way(&machine, "stop", "stopped", 4));
         machine.ctl(["stop"]);
         assert_eq!(machine.leftovers(), "");
         blind.sort();
@@ -29,17 +29,24 @@ fn the_supervisor_is_killed() {
     });
 }
 
+/// Kills the process `$0`, and prints how many µs it took until the next one told a status, and
+/// that. In the machine, so that the time is that of the kill and the answer alone.
+const KILL: &str = r#"
+    begin=$(date +%s%6N)
+    kill -KILL "$0"
+    while status=$(rootlessctl status --json 2>/dev/null); code=$?; [ $code != 0 ] && [ $code != 3 ]; do :; done
+    echo $(($(date +%s%6N) - begin))
+    printf %s "$status"
+"#;
+
 /// Kills rootlessd, and returns how long it took until the next one told a status, and that.
 fn kill(machine: &Machine, supervisor: &Value) -> (Duration, Value) {
-    // In the machine, so that the time is that of the kill and the answer alone.
-    let script = r#"
-        begin=$(date +%s%6N)
-        kill -KILL "$0"
-        while status=$(rootlessctl status --json 2>/dev/null); code=$?; [ $code != 0 ] && [ $code != 3 ]; do :; done
-        echo $(($(date +%s%6N) - begin))
-        printf %s "$status"
-    "#;
-    let output = machine.user(["sh", "-c", script, &word(&supervisor["pid"])]).ok();
+    let output = machine.user(["sh", "-c", KILL, &word(&supervisor["pid"])]).ok();
+    killed(&output, supervisor)
+}
+
+/// What [`KILL`] printed.
+fn killed(output: &str, supervisor: &Value) -> (Duration, Value) {
     let (micros, status) = output.split_once('\n').expect("two lines");
     let status: Value = serde_json::from_str(status).expect("JSON");
     assert_ne!(status["supervisor"]["pid"], supervisor["pid"]);
@@ -67,32 +74,44 @@ fn killed_while_running(machine: &Machine) -> Vec<Duration> {
     blind
 }
 
-/// Kills rootlessd in each phase of a restart or stop in turn, and waits for what was asked for.
-fn killed_on_the_way(machine: &Machine, verb: &str, end: &str) -> Vec<Duration> {
+/// Kills rootlessd at each change of the status on the way of a restart or stop in turn, and waits
+/// for what was asked for.
+fn killed_on_the_way(machine: &Machine, verb: &str, end: &str, changes: usize) -> Vec<Duration> {
     let mut blind = vec![];
-    let mut seen = vec![];
     for round in 0..rounds(5) {
         if machine.state() == "stopped" {
             machine.ctl(["start"]);
         }
         machine.wait_page();
         let supervisor = machine.status()["supervisor"].clone();
-        let mut watch = machine.watch();
-        machine.ctl([verb, "--no-block"]);
-        // One change further each time.
-        for _ in 0..=round % if verb == "stop" { 3 } else { 8 } {
-            let status = watch.next();
-            if word(&status["state"]) == end {
-                break;
-            }
-        }
-        let (time, status) = kill(machine, &supervisor);
-        seen.push(format!("{} {}", word(&status["state"]), word(&status["phase"])));
+        // Not the next one but a few further, so that few rounds see many phases.
+        let change = (round * 7 % changes + 1).to_string();
+        let watch = r#"
+            rootlessctl watch --json | {
+                read -r status
+                rootlessctl "$1" --no-block >/dev/null
+                for _ in $(seq "$2"); do
+                    read -r status
+                    case $status in '{"state":"'"$3"'"'*) break ;; esac
+                done
+                echo "$status"
+        "#;
+        let script = format!("{watch}{KILL}}}");
+        let pid = word(&supervisor["pid"]);
+        let output = machine.user(["sh", "-c", &script, &pid, verb, &change, end]).ok();
+        let (status, output) = output.split_once('\n').expect("a status first");
+        let status: Value = serde_json::from_str(status).expect("JSON");
+        let (time, found) = killed(output, &supervisor);
         blind.push(time);
         let begin = Instant::now();
         let last = machine.wait_state(end);
         assert_eq!(last["deaths"].as_array().map(Vec::len), Some(0), "{last:#}");
-        eprintln!("{verb}: found {}, {end} after {:?}", seen[round], begin.elapsed());
+        eprintln!(
+            "{verb}: killed while {}, found {}, {end} after {:?}",
+            place(&status),
+            place(&found),
+            begin.elapsed()
+        );
         if end == "running" {
             machine.wait_page();
         } else {
@@ -100,6 +119,10 @@ fn killed_on_the_way(machine: &Machine, verb: &str, end: &str) -> Vec<Duration> 
         }
     }
     blind
+}
+
+fn place(status: &Value) -> String {
+    format!("{} {}", word(&status["state"]), word(&status["phase"])).trim_end().to_owned()
 }
 
 fn pids_of_engine(status: &Value) -> Vec<(String, Vec<String>)> {
