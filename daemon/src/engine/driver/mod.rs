@@ -56,6 +56,8 @@ pub enum Event {
     },
     /// RootlessKit's pid.
     MainPid(u32),
+    /// It serves another socket than the one that clients find now.
+    OutOfReach,
     /// dockerd answers.
     Healthy(Facts),
     /// dockerd does not answer.
@@ -84,7 +86,7 @@ pub struct Driver {
     commands: mpsc::Receiver<Command>,
 }
 
-/// An engine that an earlier rootlessd left running.
+/// An engine that an earlier rootlessd left, dead or alive.
 #[derive(Debug)]
 pub struct Found {
     shim: Identity,
@@ -92,12 +94,16 @@ pub struct Found {
 }
 
 impl Found {
-    /// Find it.
+    /// Find it. One that was stopped in order is not found.
     pub fn find(dirs: &Dirs) -> Option<Self> {
         let dir = EngineDir::below(&dirs.runtime);
-        let Record { shim, .. } = dir.read_record().ok()??;
-        Process::find(shim)?;
+        let Record { shim } = dir.read_record().ok()??;
         Some(Self { shim, plan: dir.read_plan().ok()?? })
+    }
+
+    /// Whether it lives.
+    pub fn is_alive(&self) -> bool {
+        Process::find(self.shim).is_some()
     }
 
     /// The listening socket that its clients know. Waits while it is too young to answer; `None`
@@ -129,8 +135,8 @@ impl Driver {
         while let Some(command) = self.commands.recv().await {
             match command {
                 Command::Start => self.live().await,
-                // There is nothing to stop, which is what was asked for.
-                Command::Stop { .. } => self.world.tell(Event::Gone).await,
+                // What it was to stop has come to its end meanwhile, and that was told.
+                Command::Stop { .. } => {}
                 Command::Reload(reply) => nothing_to_reload(reply),
             }
         }
