@@ -23,6 +23,7 @@ use crate::{
     },
     plan::Plan,
     reasons::Code,
+    sockets,
     sys::{self, cgroup, clock, files, process::Process},
 };
 
@@ -74,8 +75,8 @@ pub(super) struct Followed<'a> {
     stopping: bool,
     start_timeout: Duration,
     deadline: Option<Instant>,
-    /// The task that asks dockerd how it is, once it is ready. It ends with this.
-    probe: JoinSet<()>,
+    /// The tasks that ask a ready engine how it is. They end with this, or with a stop.
+    asking: JoinSet<()>,
 }
 
 impl<'a> Followed<'a> {
@@ -95,7 +96,7 @@ impl<'a> Followed<'a> {
             stopping: false,
             start_timeout,
             deadline: Some(Instant::now() + start_timeout),
-            probe: JoinSet::new(),
+            asking: JoinSet::new(),
         }
     }
 
@@ -125,7 +126,7 @@ impl<'a> Followed<'a> {
                 Happening::OutOfTime => self.run_out_of_time().await,
             }
         }
-        self.probe.abort_all();
+        self.asking.abort_all();
         let status = match &mut self.engine.child {
             Some(child) => child.wait().await.ok(),
             None => None,
@@ -160,7 +161,12 @@ impl<'a> Followed<'a> {
             self.deadline = None;
             self.enter(Phase::Containers).await;
             let socket = self.engine.plan.docker.socket.clone();
-            self.probe.spawn_local(keep_probing(socket, self.world.events.clone()));
+            self.asking.spawn_local(keep_probing(socket, self.world.events.clone()));
+            if self.engine.child.is_none() {
+                let ours = sockets::inode(&self.world.listener);
+                let events = self.world.events.clone();
+                self.asking.spawn_local(compare_sockets(self.init_client(), ours, events));
+            }
         } else if status.stage != Stage::Ready && status.phase != self.phase {
             self.enter(status.phase).await;
         }
@@ -183,7 +189,7 @@ impl<'a> Followed<'a> {
 
     async fn stop(&mut self, within: Duration) {
         self.stopping = true;
-        self.probe.abort_all();
+        self.asking.abort_all();
         self.deadline = Some(Instant::now() + within + STOP_GRACE);
         if self.init_client().stop(within).await.is_err() {
             // engine-init is not there yet, or does not listen: RootlessKit passes a signal on.
@@ -238,5 +244,15 @@ async fn keep_probing(socket: PathBuf, events: mpsc::Sender<Event>) {
             return;
         }
         sleep(pause).await;
+    }
+}
+
+/// Tell if an engine that was taken over serves another socket than we have, as it is when systemd
+/// made `rootlessd.socket` anew: nobody reaches it then.
+async fn compare_sockets(init: InitClient, ours: Option<u64>, events: mpsc::Sender<Event>) {
+    let theirs = init.listener().await.and_then(|listener| sockets::inode(&listener));
+    if theirs.is_some() && theirs != ours {
+        // A supervisor that left does not need to know.
+        let _ = events.send(Event::OutOfReach).await;
     }
 }
