@@ -282,14 +282,15 @@ impl Driver {
         let mut phase = Phase::Namespaces;
         let start_timeout = world.loaded.borrow().config.engine.start_timeout;
         let mut deadline = Some(Instant::now() + start_timeout);
-        let mut stopping = false;
+        // Until when it is to have stopped, once it is to.
+        let mut stop_by: Option<Instant> = None;
         loop {
             tokio::select! {
                 biased;
                 () = engine.shim.gone() => break,
                 () = &mut namespaces, if !in_namespaces => {
                     in_namespaces = true;
-                    if stage == Stage::Starting && !stopping && phase == Phase::Namespaces {
+                    if stage == Stage::Starting && stop_by.is_none() && phase == Phase::Namespaces {
                         phase = Phase::Network;
                         world.tell(Event::Phase(phase)).await;
                     }
@@ -299,7 +300,12 @@ impl Driver {
                     if !in_namespaces || phase == Phase::Namespaces {
                         world.tell_main_pid(shim).await;
                     }
-                    if status.stage == Stage::Ready && stage != Stage::Ready && !stopping {
+                    if let Some(until) = stop_by
+                        && status.stage != Stage::Stopping
+                    {
+                        // It was too young when it was asked, and RootlessKit lost the signal.
+                        world.ask_to_stop(&engine, until.saturating_duration_since(Instant::now())).await;
+                    } else if status.stage == Stage::Ready && stage != Stage::Ready {
                         deadline = None;
                         phase = Phase::Containers;
                         world.tell(Event::Phase(phase)).await;
@@ -313,8 +319,8 @@ impl Driver {
                 }
                 command = self.commands.recv() => match command {
                     Some(Command::Stop { timeout }) => {
-                        stopping = true;
                         probe.abort_all();
+                        stop_by = Some(Instant::now() + timeout);
                         deadline = Some(Instant::now() + timeout + STOP_GRACE);
                         world.ask_to_stop(&engine, timeout).await;
                     }
@@ -324,7 +330,7 @@ impl Driver {
                 },
                 () = until(deadline) => {
                     deadline = None;
-                    if !stopping {
+                    if stop_by.is_none() {
                         let text = format!("the start did not get beyond its phase {phase} within {start_timeout:?}");
                         let part = if phase == Phase::Dockerd { Part::Dockerd } else { Part::Init };
                         let _ = world.dir().write_death(&shim::death(part, None, text, vec![]));
