@@ -5,7 +5,9 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fs, io,
+    fs::{self, Permissions},
+    io,
+    os::unix::fs::PermissionsExt,
     time::Duration,
 };
 
@@ -55,19 +57,22 @@ async fn try_sweep(
 /// start: a `docker.pid` that names any live process, and a `containerd.pid` that is not a bare
 /// number. Only names that the daemons make are touched, since the directory is the user's choice.
 pub fn remove_runtime_files(docker: &DockerPlan) {
-    let mut done = vec![files::remove(&docker.pid_file)];
     let names =
         ["containerd", "libnetwork", "netns", "runtimes", "runtime-runc", "swarm", "metrics.sock"];
-    for name in names {
-        let path = docker.exec_root.join(name);
-        done.push(match fs::symlink_metadata(&path) {
-            Ok(metadata) if metadata.is_dir() => files::remove_tree(&path),
+    let below = names.map(|name| docker.exec_root.join(name));
+    for path in [docker.pid_file.clone()].into_iter().chain(below) {
+        let removed = match fs::symlink_metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => {
+                // dockerd's `libnetwork` is one that only root can enter, which nobody is out here.
+                let _ = fs::set_permissions(&path, Permissions::from_mode(0o700));
+                files::remove_tree(&path)
+            }
             Ok(_) => files::remove(&path),
             Err(_) => Ok(()),
-        });
-    }
-    for error in done.into_iter().filter_map(Result::err) {
-        tracing::warn!("a leftover of the last engine stays: {error}");
+        };
+        if let Err(error) = removed {
+            tracing::warn!("{} of the last engine stays: {error}", path.display());
+        }
     }
     // Something else in it is not ours to judge.
     let _ = fs::remove_dir(&docker.exec_root);

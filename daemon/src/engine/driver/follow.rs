@@ -72,7 +72,8 @@ pub(super) struct Followed<'a> {
     main_pid: Option<u32>,
     stage: Stage,
     phase: Phase,
-    stopping: bool,
+    /// Until when it is to have stopped, once it is to.
+    stop_by: Option<Instant>,
     start_timeout: Duration,
     deadline: Option<Instant>,
     /// The tasks that ask a ready engine how it is. They end with this, or with a stop.
@@ -93,7 +94,7 @@ impl<'a> Followed<'a> {
             main_pid: None,
             stage: Stage::Starting,
             phase: Phase::Namespaces,
-            stopping: false,
+            stop_by: None,
             start_timeout,
             deadline: Some(Instant::now() + start_timeout),
             asking: JoinSet::new(),
@@ -147,7 +148,10 @@ impl<'a> Followed<'a> {
 
     async fn enter_namespaces(&mut self) {
         self.has_namespaces = true;
-        if self.stage == Stage::Starting && !self.stopping && self.phase == Phase::Namespaces {
+        if self.stage == Stage::Starting
+            && self.stop_by.is_none()
+            && self.phase == Phase::Namespaces
+        {
             self.enter(Phase::Network).await;
         }
         self.find_main_pid().await;
@@ -157,7 +161,12 @@ impl<'a> Followed<'a> {
         self.find_main_pid().await;
         let became_ready = status.stage == Stage::Ready && self.stage != Stage::Ready;
         self.stage = status.stage;
-        if became_ready && !self.stopping {
+        if let Some(until) = self.stop_by
+            && status.stage != Stage::Stopping
+        {
+            // It was too young when it was asked, and RootlessKit lost the signal.
+            self.ask_to_stop(until.saturating_duration_since(Instant::now())).await;
+        } else if became_ready {
             self.deadline = None;
             self.enter(Phase::Containers).await;
             let socket = self.engine.plan.docker.socket.clone();
@@ -188,9 +197,13 @@ impl<'a> Followed<'a> {
     }
 
     async fn stop(&mut self, within: Duration) {
-        self.stopping = true;
         self.asking.abort_all();
+        self.stop_by = Some(Instant::now() + within);
         self.deadline = Some(Instant::now() + within + STOP_GRACE);
+        self.ask_to_stop(within).await;
+    }
+
+    async fn ask_to_stop(&self, within: Duration) {
         if self.init_client().stop(within).await.is_err() {
             // engine-init is not there yet, or does not listen: RootlessKit passes a signal on.
             let _ = self.engine.shim.signal(Signal::SIGTERM);
@@ -199,7 +212,7 @@ impl<'a> Followed<'a> {
 
     async fn run_out_of_time(&mut self) {
         self.deadline = None;
-        if !self.stopping {
+        if self.stop_by.is_none() {
             let (phase, limit) = (self.phase, self.start_timeout);
             let text = format!("the start did not get beyond its phase {phase} within {limit:?}");
             let part = if phase == Phase::Dockerd { Part::Dockerd } else { Part::Init };
