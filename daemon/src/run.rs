@@ -28,7 +28,7 @@ use zbus::Address;
 
 use crate::{
     cli::RunArgs,
-    config::{self, Config, Loaded},
+    config::{Config, Loaded, Reader},
     dbus,
     dirs::{Dirs, Environment},
     doorman,
@@ -114,7 +114,8 @@ pub async fn run(here: Here) -> ExitCode {
 async fn supervise(here: Here) -> io::Result<()> {
     let Here { args, dirs, environment, passed } = here;
     let lock = lock(&dirs, args.replace).await?;
-    let loaded = config::load(&dirs, &environment);
+    let reader = Reader::of(dirs.clone(), environment.clone());
+    let loaded = reader.read().await;
     let log = log_args(&args, &dirs, loaded.as_ref().ok());
     logging::init(&log, Part::Supervisor, !args.background && io::stderr().is_terminal());
     // A mistake in the configuration is no reason not to be there: the status tells it, once the
@@ -126,10 +127,11 @@ async fn supervise(here: Here) -> io::Result<()> {
     });
     let bus = session_bus(&dirs, &environment);
     let systemd = find_systemd(&dirs, bus.as_ref()).await;
-    let found = Found::find(&dirs);
-    let (found, engines) = match found {
+    let store = Store::below(&dirs.runtime);
+    let remembered = store.load();
+    let (found, engines) = match Found::find(&dirs) {
         // systemd kept the socket itself.
-        Some(found) if !passed.is_empty() => (Some(found), None),
+        Some(found) if sockets::has_docker(&passed) => (Some(found), None),
         Some(found) => found.listener(&dirs).await.unzip(),
         None => (None, None),
     };
@@ -142,11 +144,9 @@ async fn supervise(here: Here) -> io::Result<()> {
     tracing::info!(
         "rootlessd {} {}",
         env!("CARGO_PKG_VERSION"),
-        if found.is_some() { "takes over a running engine" } else { "begins" }
+        if found.is_some() { "takes over an engine" } else { "begins" }
     );
 
-    let store = Store::below(&dirs.runtime);
-    let remembered = store.load();
     let is_new = remembered.is_none() && found.is_none();
     let memory =
         remembered.unwrap_or_else(|| Memory { since: clock::now_realtime(), ..Memory::default() });
@@ -171,16 +171,13 @@ async fn supervise(here: Here) -> io::Result<()> {
 
     let world = World {
         dirs: dirs.clone(),
-        environment: environment.clone(),
+        environment,
+        reader: reader.clone(),
         loaded: loaded.clone(),
         systemd: systemd.clone(),
         listener: sockets.docker.listener.try_clone()?.into(),
         log,
         events: event,
-    };
-    let reader = {
-        let dirs = dirs.clone();
-        Box::new(move || config::load(&dirs, &environment))
     };
     let links = Links { mailbox, commands: command, events, shutdown, loaded, reader, store };
     let driver = spawn_local(Driver::new(world, commands).run(found));

@@ -57,6 +57,16 @@ pub fn passed() -> io::Result<Vec<(String, OwnedFd)>> {
     passed.map(|(number, name)| Ok((name, fd::take(number)?))).collect()
 }
 
+/// Whether the socket of Docker's API is among what systemd `passed`.
+pub fn has_docker(passed: &[(String, OwnedFd)]) -> bool {
+    passed.iter().any(|(name, _)| name == DOCKER)
+}
+
+/// What tells sockets apart: two files with the same inode are one socket.
+pub fn inode(socket: &OwnedFd) -> Option<u64> {
+    rustix::fs::fstat(socket).ok().map(|stat| stat.st_ino)
+}
+
 /// Take the sockets from what systemd `passed`, from a running `engine`, or make them.
 pub async fn acquire(
     runtime_dir: &Path,
@@ -156,7 +166,14 @@ mod tests {
             let listener = UnixListener::bind(directory.path().join(name)).unwrap();
             (name.to_owned(), OwnedFd::from(listener))
         };
-        let passed = vec![bind(VARLINK), bind("other"), bind(DOCKER)];
+        let passed = vec![bind(VARLINK), bind("other")];
+        assert!(!has_docker(&passed));
+        let docker = bind(DOCKER);
+        let again = docker.1.try_clone().unwrap();
+        assert_eq!(inode(&docker.1), inode(&again));
+        assert_ne!(inode(&docker.1), inode(&passed[0].1));
+        let passed: Vec<_> = passed.into_iter().chain([docker]).collect();
+        assert!(has_docker(&passed));
         let sockets = acquire(directory.path(), passed, None).await.unwrap();
         assert!(!sockets.docker.own && !sockets.varlink.own);
         UnixStream::connect(directory.path().join(DOCKER)).unwrap();

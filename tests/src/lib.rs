@@ -2,7 +2,7 @@
 
 pub mod bed;
 pub mod bus;
-pub mod driver;
+pub mod engine;
 pub mod front;
 pub mod idl;
 pub mod install;

@@ -22,7 +22,7 @@ use std::{
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -340,11 +340,21 @@ impl User {
         found
     }
 
-    /// Nothing is left of an engine, nor of rootlessd if that is to be gone.
+    /// Nothing is left of an engine, nor of rootlessd if that is to be gone. What has ended is
+    /// reaped as soon as its parent hears of it, which is a moment later.
     #[track_caller]
     pub fn assert_clean(&self, with_rootlessd: bool) {
-        let left = self.leftovers(with_rootlessd);
-        assert_eq!(left, [""; 0], "left over");
+        let deadline = Instant::now() + Duration::from_secs(1);
+        loop {
+            let left = self.leftovers(with_rootlessd);
+            let zombies = left.iter().all(|it| it.contains(", Z "));
+            if zombies && !left.is_empty() && Instant::now() < deadline {
+                thread::sleep(Duration::from_millis(5));
+                continue;
+            }
+            assert_eq!(left, [""; 0], "left over");
+            return;
+        }
     }
 
     /// Run something in a thread that is this user, as far as the kernel asks: who connects to a

@@ -1,35 +1,49 @@
-//! `org.rootlessd.Supervisor1` as a client meets it, before a supervisor that does what it is told.
+//! `org.rootlessd.Supervisor1` as a client meets it, before the supervisor of a fake engine.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use futures_util::StreamExt;
-use rootlessd::varlink::server::Limits;
+use rootlessd::{
+    engine::driver::Event,
+    supervisor::{Shutdown, handle::Handle},
+    varlink::server::Limits,
+};
 use rootlessd_api::{
-    Death, Error, ErrorKind, JobResult, Reason, State, Status,
+    Error, ErrorKind, JobKind, JobOptions, State, Status,
     client::Client,
     dbus::{EngineProxy, JobProxy},
     names::{BUS_NAME, ENGINE_INTERFACE, JOB_INTERFACE, JOB_PATH, OBJECT_PATH},
-    samples,
 };
 use rootlessd_tests::{
-    BOUND, bus::TestBus, driver::Driver, front::Front, run, status::status_over_dbus,
+    BOUND,
+    bus::TestBus,
+    engine::{self, Engine, Setup, is, memory, obstacle, reaches},
+    front::Front,
+    run,
+    status::status_over_dbus,
 };
+use serde_json::json;
 use tokio::time::timeout;
 use zbus::{
     Connection, Message, MessageStream, OwnedVariant, Variant,
     fdo::{DBusProxy, IntrospectableProxy, PropertiesProxy},
     message::Type,
+    proxy::CacheProperties,
 };
 
 const HELPER: &str = env!("CARGO_BIN_EXE_rootlessd-test-helper");
 
 type Dict = HashMap<String, OwnedVariant>;
 
-/// Everything there is: a supervisor, its front ends, a bus, and a client on it.
+/// Everything there is: a supervisor before an engine, its front ends, a bus, and a client on it.
 struct World {
-    driver: Driver,
+    handle: Handle,
+    engine: Engine,
     front: Front,
     client: Connection,
     _bus: TestBus,
@@ -37,16 +51,33 @@ struct World {
 
 impl World {
     async fn start() -> Self {
-        let (handle, driver) = Driver::start();
-        let front = Front::start(handle, Limits::default());
+        Self::of(Setup::default()).await
+    }
+
+    async fn of(setup: Setup) -> Self {
+        let (handle, engine) = setup.start();
+        let front = Front::start(handle.clone(), Limits::default());
         let bus = TestBus::start(HELPER, &front.bus());
         let client = bus.connect().await;
         named(&client).await;
-        Self { driver, front, client, _bus: bus }
+        Self { handle, engine, front, client, _bus: bus }
     }
 
-    async fn engine(&self) -> EngineProxy<'_> {
+    async fn engine(&self) -> EngineProxy<'static> {
         EngineProxy::new(&self.client).await.unwrap()
+    }
+
+    async fn job(&self, path: zbus::OwnedObjectPath) -> JobProxy<'static> {
+        let job = JobProxy::builder(&self.client).path(path);
+        job.cache_properties(CacheProperties::No).build().await.unwrap()
+    }
+
+    /// All properties of the engine but the processes, which are never the same.
+    async fn properties(&self) -> Dict {
+        let properties = PropertiesProxy::new(&self.client, BUS_NAME, OBJECT_PATH).await.unwrap();
+        let mut all = properties.get_all(ENGINE_INTERFACE.try_into().unwrap()).await.unwrap();
+        assert!(all.remove("Processes").is_some());
+        all
     }
 
     /// The messages that come from rootlessd after this call, in their order.
@@ -119,127 +150,164 @@ fn name<T: std::fmt::Debug>(result: zbus::Result<T>) -> String {
     }
 }
 
+/// The status over both transports, without what a second look finds changed.
+async fn both(world: &World) -> [Status; 2] {
+    let uncached = EngineProxy::builder(&world.client).cache_properties(CacheProperties::No);
+    let uncached = uncached.build().await.unwrap();
+    let mut varlink = Client::connect(&world.front.varlink()).await.unwrap();
+    let mut both = [status_over_dbus(&uncached).await, varlink.status().await.unwrap()];
+    for status in &mut both {
+        status.processes.iter_mut().for_each(|process| process.memory = 0);
+        assert!(status.processes.iter().any(|process| process.pid == std::process::id()));
+    }
+    // The bus takes no NUL.
+    for line in both[1].deaths.iter_mut().flat_map(|death| &mut death.log) {
+        *line = line.replace('\0', "\u{fffd}");
+    }
+    both
+}
+
 #[test]
 fn both_apis_tell_the_same_status() {
     run(async {
-        let world = World::start().await;
-        let engine = world.engine().await;
-        let mut varlink = Client::connect(&world.front.varlink()).await.unwrap();
-        let little = Status {
-            reasons: vec![Reason { remedy: None, ..samples::reason() }],
-            phase: None,
-            next_attempt: None,
-            deaths: vec![Death { exit_code: None, log: vec![], ..samples::death() }],
-            main_pid: None,
-            version: None,
-            containerd_version: None,
-            runc_version: None,
-            rootlesskit_version: None,
-            data_root: None,
-            state_dir: None,
-            network_driver: None,
-            port_driver: None,
-            storage_driver: None,
-            cgroup_driver: None,
-            controllers: vec![],
-            containers_running: None,
-            ..samples::status()
+        let mut setup = Setup::default();
+        setup.config.engine.restart.limit = 2;
+        setup.config.engine.restart.delay = Duration::from_secs(3600);
+        setup.config.engine.restart.max_delay = Duration::from_secs(3600);
+        let mut world = World::of(setup).await;
+        let mut told = Vec::new();
+        let mut look = async |world: &World, state| {
+            is(&world.handle, state).await;
+            let [dbus, varlink] = both(world).await;
+            assert_eq!(dbus, varlink);
+            assert_eq!(dbus.state, state);
+            told.push(dbus);
         };
-        for mut status in [samples::status(), little] {
-            // The bus takes no NUL.
-            status.deaths[0].log.iter_mut().for_each(|line| *line = line.replace('\0', "\u{fffd}"));
-            let mut changes = engine.receive_job_new().await.unwrap();
-            world.driver.publish(|published| *published = status);
-            // A round trip later, the change has been told.
-            engine.start(nothing()).await.unwrap();
-            timeout(BOUND, changes.next()).await.unwrap();
-            assert_eq!(status_over_dbus(&engine).await, varlink.status().await.unwrap());
-        }
+        look(&world, State::Stopped).await;
+        world.handle.request(JobKind::Start, JobOptions::default()).await.unwrap();
+        look(&world, State::Starting).await;
+        world.engine.come_up().await;
+        world.engine.tell(Event::MainPid(4711)).await;
+        look(&world, State::Running).await;
+        world.engine.tell_unhealthy("it\0hangs").await;
+        reaches(&world.handle, |status| !status.reasons.is_empty()).await;
+        // The bus takes no NUL there either, but who does not write any has none.
+        world.engine.tell_unhealthy("it hangs").await;
+        reaches(&world.handle, |status| status.reasons.iter().all(|it| it.text == "it hangs"))
+            .await;
+        look(&world, State::Degraded).await;
+        world.engine.tell_died().await;
+        look(&world, State::Backoff).await;
+        world.handle.request(JobKind::Start, JobOptions::default()).await.unwrap();
+        world.engine.take_start().await;
+        world.engine.tell_died().await;
+        look(&world, State::Failed).await;
+        // Each field was told at least once: the comparison was about something.
+        let seen = |is: fn(&Status) -> bool| assert!(told.iter().any(is));
+        seen(|it| it.phase.is_some());
+        seen(|it| it.next_attempt.is_some());
+        seen(|it| it.reasons.iter().any(|reason| reason.remedy.is_some()));
+        seen(|it| {
+            it.deaths.len() == 2 && it.deaths[0].log.is_empty() && !it.deaths[1].log.is_empty()
+        });
+        seen(|it| it.main_pid == Some(4711));
+        seen(|it| it.version.is_some() && it.containerd_version.is_some());
+        seen(|it| it.runc_version.is_some() && it.rootlesskit_version.is_some());
+        seen(|it| it.data_root.is_some() && it.state_dir.is_some());
+        seen(|it| it.network_driver.is_some() && it.port_driver.is_some());
+        seen(|it| it.storage_driver.is_some() && it.cgroup_driver.is_some());
+        seen(|it| !it.controllers.is_empty() && it.containers_running == Some(3));
     });
 }
 
 #[test]
 fn exactly_what_changed_is_announced_in_one_signal() {
     run(async {
-        let world = World::start().await;
+        let mut setup = Setup::of(memory(json!("running")));
+        setup.config.engine.restart.delay = Duration::from_millis(10);
+        let mut world = World::of(setup).await;
+        let mut known = world.properties().await;
         let mut messages = world.messages().await;
-        world.driver.publish(|status| {
-            status.state = State::Starting;
-            status.since += 1;
-        });
-        assert_eq!(summary(&next(&mut messages).await), "Engine changed Since State");
-        world.driver.publish(|_| {});
-        world.driver.publish(|status| status.runc_version = Some("1.2".into()));
-        assert_eq!(summary(&next(&mut messages).await), "Engine changed Versions");
-
-        // Every property that is said to be announced is, with the value that can be read.
-        world.driver.publish(|status| {
-            let old = status.clone();
-            *status = Status { supervisor: old.supervisor, ..samples::status() };
-            status.since = old.since + 1;
-            status.socket_path = "/elsewhere".into();
-            status.main_pid = Some(1);
-            for text in [
-                &mut status.version,
-                &mut status.data_root,
-                &mut status.state_dir,
-                &mut status.network_driver,
-                &mut status.port_driver,
-                &mut status.storage_driver,
-                &mut status.cgroup_driver,
-            ] {
-                *text = Some("another".into());
+        let mut announced = BTreeSet::new();
+        let mut changed = async |expected: &str| {
+            let message = next(&mut messages).await;
+            assert_eq!(summary(&message), format!("Engine changed {expected}"));
+            let (_, changed, invalidated): (String, Dict, Vec<String>) =
+                message.body().deserialize().unwrap();
+            assert!(invalidated.is_empty());
+            for (name, value) in changed {
+                announced.insert(name.clone());
+                assert_ne!(known.insert(name, value.try_clone().unwrap()), Some(value));
             }
-            status.controllers.pop();
-            status.containers_running = Some(4);
-            status.reasons.clear();
-            status.deaths.clear();
-        });
-        let body = next(&mut messages).await;
-        let (_, changed, invalidated): (String, Dict, Vec<String>) =
-            body.body().deserialize().unwrap();
-        assert!(invalidated.is_empty());
-        let properties = PropertiesProxy::new(&world.client, BUS_NAME, OBJECT_PATH).await.unwrap();
-        let mut all = properties.get_all(ENGINE_INTERFACE.try_into().unwrap()).await.unwrap();
-        for silent in
-            ["Processes", "SupervisorPid", "SupervisorSince", "SupervisorVersion", "Systemd"]
-        {
-            assert!(all.remove(silent).is_some(), "{silent} can be read");
-        }
-        assert_eq!(changed, all);
+        };
+        world.engine.tell_launched().await;
+        changed("DataRoot NetworkDriver PortDriver StateDir Version Versions").await;
+        world.engine.tell(Event::MainPid(1)).await;
+        changed("MainPid").await;
+        world.engine.tell_healthy(3).await;
+        changed("CgroupDriver ContainersRunning Controllers StorageDriver").await;
+        // What changes nothing is not told.
+        world.engine.tell_healthy(3).await;
+        world.engine.tell_healthy(4).await;
+        changed("ContainersRunning").await;
+        world.engine.tell_unhealthy("it hangs").await;
+        changed("Reasons Since State").await;
+        let mut plan = engine::plan();
+        plan.versions.runc = Some("another".into());
+        world.engine.tell(Event::Launched { plan: Box::new(plan), shim: 1 }).await;
+        changed(
+            "CgroupDriver ContainersRunning Controllers MainPid Reasons StorageDriver Versions",
+        )
+        .await;
+        world.engine.tell_died().await;
+        changed(
+            "DataRoot Deaths NetworkDriver NextAttempt PortDriver Since State StateDir Version \
+             Versions",
+        )
+        .await;
+        world.engine.take_start().await;
+        changed("NextAttempt Phase Since State").await;
+
+        // Every property that is said to be announced was, with the value that can be read.
+        let all = world.properties().await;
+        assert_eq!(known, all);
+        let silent = ["SupervisorPid", "SupervisorSince", "SupervisorVersion", "Systemd"];
+        // The path of the socket does not change while a supervisor runs.
+        let silent = silent.iter().chain(&["SocketPath"]).map(|&name| name.to_owned());
+        let named: BTreeSet<_> = announced.into_iter().chain(silent).collect();
+        assert_eq!(named, all.into_keys().collect());
     });
 }
 
 #[test]
 fn a_job_is_announced_before_the_reply_and_ends_in_order() {
     run(async {
-        let world = World::start().await;
-        let engine = world.engine().await;
+        let mut setup = Setup::default();
+        setup.config.engine.restart.limit = 1;
+        let mut world = World::of(setup).await;
         let mut messages = world.messages().await;
-        let timeout = HashMap::from([("timeout", Variant::U64(5_000_000))]);
-        let path = engine.start(timeout).await.unwrap();
+        let options = HashMap::from([("timeout", Variant::U64(3_600_000_000))]);
+        let path = world.engine().await.start(options).await.unwrap();
         assert_eq!(path.as_str(), format!("{JOB_PATH}/1"));
-        assert_eq!(world.driver.options(1).unwrap().timeout, Some(5_000_000));
-        assert_eq!(summary(&next(&mut messages).await), "JobNew 1 1 start");
-        assert_eq!(summary(&next(&mut messages).await), "reply");
+        let mut first = Vec::new();
+        for _ in 0..3 {
+            first.push(summary(&next(&mut messages).await));
+        }
+        // What the job brings about is told when it happens, before the reply or behind it.
+        first.retain(|message| message != "Engine changed Phase Since State");
+        assert_eq!(first, ["JobNew 1 1 start", "reply"]);
 
-        let job = JobProxy::builder(&world.client)
-            .path(path)
-            .cache_properties(zbus::proxy::CacheProperties::No)
-            .build()
-            .await
-            .unwrap();
+        let job = world.job(path).await;
         let told = (job.id().await, job.kind().await, job.state().await, job.result().await);
         let told = (told.0.unwrap(), told.1.unwrap(), told.2.unwrap(), told.3.unwrap());
         assert_eq!(told, (1, "start".into(), "running".into(), String::new()));
         assert!(job.error().await.unwrap().is_empty());
 
         let mut messages = world.messages().await;
-        world.driver.publish(|status| status.state = State::Running);
-        let failed = samples::job();
-        world.driver.finish(1, JobResult::Failed, failed.error.clone());
+        world.engine.take_start().await;
+        world.engine.tell_died().await;
         for expected in [
-            "Engine changed State",
+            "Engine changed Deaths Phase Reasons Since State",
             "Job changed Error Result State",
             "JobRemoved 1 1 start failed",
         ] {
@@ -249,34 +317,67 @@ fn a_job_is_announced_before_the_reply_and_ends_in_order() {
         assert_eq!(job.result().await.unwrap(), "failed");
         let error = job.error().await.unwrap();
         assert_eq!(error["name"], "org.rootlessd.Error.EngineDied");
-        assert_eq!(error["message"], failed.error.as_ref().unwrap().message);
-        assert_eq!(Some(&error["remedy"]), failed.error.unwrap().remedy.as_ref());
+        assert_eq!(error["message"], "the engine died: dockerd was killed.");
+        assert_eq!(error["remedy"], "rootlessctl logs --part dockerd");
 
         // What there is no need to do is over before the reply.
+        let engine = world.engine().await;
+        engine.reset_failed().await.unwrap();
+        is(&world.handle, State::Stopped).await;
         let mut messages = world.messages().await;
-        engine.start(nothing()).await.unwrap();
-        for expected in ["JobNew 2 2 start", "JobRemoved 2 2 start skipped", "reply"] {
-            assert_eq!(summary(&next(&mut messages).await), expected);
+        engine.stop(nothing()).await.unwrap();
+        let mut all = Vec::new();
+        while all.last().is_none_or(|last| last != "reply") {
+            let message = summary(&next(&mut messages).await);
+            if !message.starts_with("Engine changed") {
+                all.push(message);
+            }
         }
+        let changed = "Job changed Error Result State";
+        assert_eq!(all, ["JobNew 2 2 stop", changed, "JobRemoved 2 2 stop skipped", "reply"]);
+    });
+}
+
+#[test]
+fn a_job_without_time_ends_and_the_engine_goes_on() {
+    run(async {
+        let mut world = World::start().await;
+        let engine = world.engine().await;
+        let mut removed = engine.receive_job_removed().await.unwrap();
+        let options = HashMap::from([("timeout", Variant::U64(1))]);
+        let path = engine.start(options).await.unwrap();
+        let signal = timeout(BOUND, removed.next()).await.unwrap().unwrap();
+        assert_eq!(signal.args().unwrap().result, "timeout");
+        let error = world.job(path).await.error().await.unwrap();
+        assert_eq!(error["name"], "org.rootlessd.Error.Timeout");
+        world.engine.come_up().await;
+        is(&world.handle, State::Running).await;
     });
 }
 
 #[test]
 fn jobs_can_be_cancelled_and_stay_readable_for_a_while() {
     run(async {
-        let world = World::start().await;
-        let engine = world.engine().await;
-        let mut removed = engine.receive_job_removed().await.unwrap();
+        let mut world = World::start().await;
         for number in 1..=20 {
-            let path = engine.stop(nothing()).await.unwrap();
+            let engine = world.engine().await;
+            let mut removed = engine.receive_job_removed().await.unwrap();
+            let path = engine.start(nothing()).await.unwrap();
             let job = JobProxy::builder(&world.client).path(path).build().await.unwrap();
             job.cancel().await.unwrap();
             let signal = timeout(BOUND, removed.next()).await.unwrap().unwrap();
             let signal = signal.args().unwrap();
             assert_eq!((signal.id, signal.result), (number, "canceled"));
+            let error =
+                world.job(job.inner().path().to_owned().into()).await.error().await.unwrap();
+            assert_eq!(error["name"], "org.rootlessd.Error.Canceled");
             assert_eq!(name(job.cancel().await), "org.rootlessd.Error.NoSuchJob");
+            // It is undone.
+            world.engine.take_start().await;
+            world.engine.go_down().await;
+            is(&world.handle, State::Stopped).await;
         }
-        engine.restart(nothing()).await.unwrap();
+        world.engine().await.restart(nothing()).await.unwrap();
         let parent = IntrospectableProxy::builder(&world.client).destination(BUS_NAME);
         let parent = parent.path(JOB_PATH).build().await.unwrap();
         let xml = parent.introspect().await.unwrap();
@@ -290,7 +391,7 @@ fn jobs_can_be_cancelled_and_stay_readable_for_a_while() {
 #[test]
 fn a_bad_call_is_told_what_is_wrong_and_does_nothing() {
     run(async {
-        let world = World::start().await;
+        let mut world = World::start().await;
         let engine = world.engine().await;
         let invalid = "org.freedesktop.DBus.Error.InvalidArgs";
         for (option, value) in [
@@ -312,7 +413,7 @@ fn a_bad_call_is_told_what_is_wrong_and_does_nothing() {
                 assert_eq!(name(result), invalid);
             }
         }
-        assert_eq!(world.driver.job_count(), 0);
+        assert_eq!(world.handle.jobs().await, Ok(vec![]));
 
         let engine = engine.inner();
         let calls: [(&str, &str); 4] = [
@@ -326,7 +427,7 @@ fn a_bad_call_is_told_what_is_wrong_and_does_nothing() {
             let found = name(result);
             assert_eq!(found, expected, "{method}");
         }
-        assert_eq!(world.driver.reloads_and_resets(), (0, 0));
+        assert!(world.engine.is_left_alone());
         let properties = PropertiesProxy::new(&world.client, BUS_NAME, OBJECT_PATH).await.unwrap();
         let interface = || ENGINE_INTERFACE.try_into().unwrap();
         // zbus says so too of a property that can only be read.
@@ -350,21 +451,38 @@ impl CloneOptions for HashMap<&'static str, Variant<'static>> {
 #[test]
 fn errors_have_our_names() {
     run(async {
-        let world = World::start().await;
+        let mut world = World::start().await;
         let engine = world.engine().await;
+        // Whatever is the matter with the configuration.
         for &kind in ErrorKind::ALL {
             let error = Error::new(kind, "It\0rains.").with_remedy("open the umbrella");
-            world.driver.fail(Some(error));
-            assert_eq!(name(engine.reload().await), kind.dbus_name());
-            let result = engine.reset_failed().await;
+            world.engine.set_config(Err(error));
+            let result = engine.reload().await;
             let text = result.as_ref().unwrap_err().to_string();
             assert!(text.contains("rains. (to mend it: open the umbrella)"), "{text}");
             assert_eq!(name(result), kind.dbus_name());
-            assert_eq!(name(engine.start(nothing()).await), kind.dbus_name());
         }
-        world.driver.fail(None);
-        engine.reload().await.unwrap();
         engine.reset_failed().await.unwrap();
+
+        engine.start(nothing()).await.unwrap();
+        world.engine.take_start().await;
+        world.engine.tell(Event::Refused(vec![obstacle()])).await;
+        is(&world.handle, State::Failed).await;
+        let job = world.job(format!("{JOB_PATH}/1").try_into().unwrap()).await;
+        assert_eq!(job.error().await.unwrap()["name"], "org.rootlessd.Error.Preflight");
+
+        // Nobody is let in any more while the engine is stopped for good.
+        engine.start(nothing()).await.unwrap();
+        world.engine.come_up().await;
+        is(&world.handle, State::Running).await;
+        world.engine.shut_down(Shutdown::StopEngine).await;
+        is(&world.handle, State::Stopping).await;
+        for result in [engine.start(nothing()).await, engine.restart(nothing()).await] {
+            assert_eq!(name(result), "org.rootlessd.Error.Busy");
+        }
+        world.engine.go_down().await;
+        assert_eq!(world.engine.ended().await, Shutdown::StopEngine);
+        assert_eq!(name(engine.stop(nothing()).await), "org.rootlessd.Error.Busy");
     });
 }
 

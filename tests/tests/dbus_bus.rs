@@ -8,15 +8,23 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use rootlessd::varlink::server::Limits;
+use rootlessd::{
+    engine::driver::Event,
+    supervisor::{Shutdown, handle::Handle},
+    varlink::server::Limits,
+};
 use rootlessd_api::{
-    State,
+    JobKind, JobOptions, Phase, State,
     client::Client,
     dbus::{EngineProxy, JobProxy},
     names::{BUS_NAME, ENGINE_INTERFACE, JOB_PATH, OBJECT_PATH},
 };
 use rootlessd_tests::{
-    BOUND, bus::TestBus, driver::Driver, front::Front, open_files, run, run_alone, until,
+    BOUND,
+    bus::TestBus,
+    engine::{Engine, Setup, is, memory, reaches},
+    front::Front,
+    open_files, run, run_alone, until,
 };
 use tokio::time::timeout;
 use zbus::{
@@ -28,9 +36,10 @@ use zbus::{
 
 const HELPER: &str = env!("CARGO_BIN_EXE_rootlessd-test-helper");
 
-fn start() -> (Driver, Front) {
-    let (handle, driver) = Driver::start();
-    (driver, Front::start(handle, Limits::default()))
+fn start(setup: Setup) -> (Handle, Engine, Front) {
+    let (handle, engine) = setup.start();
+    let front = Front::start(handle.clone(), Limits::default());
+    (handle, engine, front)
 }
 
 /// Wait until somebody, or somebody else than `not`, has rootlessd's name.
@@ -56,36 +65,52 @@ async fn state(client: &Connection) -> String {
 #[test]
 fn a_bus_may_come_and_go() {
     run_alone(async {
-        let (driver, front) = start();
+        let (handle, mut engine, front) = start(Setup::default());
         let mut varlink = Client::connect(&front.varlink()).await.unwrap();
         varlink.status().await.unwrap();
         let mut files = None;
-        for round in 0..5 {
-            driver.publish(|status| status.state = State::ALL[round]);
+        let states =
+            [State::Stopped, State::Starting, State::Running, State::Stopping, State::Stopped];
+        for (round, state) in states.into_iter().enumerate() {
+            // What happens while there is no bus.
+            match round {
+                1 => drop(handle.request(JobKind::Start, JobOptions::default()).await.unwrap()),
+                2 => engine.come_up().await,
+                3 => drop(handle.request(JobKind::Stop, JobOptions::default()).await.unwrap()),
+                4 => engine.go_down().await,
+                _ => {}
+            }
+            is(&handle, state).await;
             let bus = TestBus::start(HELPER, &front.bus());
             let begin = Instant::now();
             let client = bus.connect().await;
             owned(&client, None).await;
             let took = begin.elapsed();
             assert!(took < Duration::from_secs(2), "the name was ours only after {took:?}");
-            assert_eq!(state(&client).await, State::ALL[round].as_str());
-            // The jobs of before are still there.
-            let known: Vec<_> = (1..=driver.job_count()).collect();
-            assert_eq!(known.len(), round);
-            for id in known {
-                let job = JobProxy::builder(&client).path(format!("{JOB_PATH}/{id}"));
-                assert_eq!(job.build().await.unwrap().state().await.unwrap(), "running");
+            assert_eq!(self::state(&client).await, state.as_str());
+            // The jobs of before are there, as they are now.
+            let jobs = handle.jobs().await.unwrap();
+            assert_eq!(jobs.len(), [0, 2, 2, 4, 4][round]);
+            for known in jobs {
+                let job = JobProxy::builder(&client).path(format!("{JOB_PATH}/{}", known.id));
+                let state = job.build().await.unwrap().state().await.unwrap();
+                assert_eq!(state, known.state.as_str());
             }
 
+            // One that asks for what is so, or on its way.
             let engine = EngineProxy::new(&client).await.unwrap();
-            engine.stop(HashMap::new()).await.unwrap();
+            match state {
+                State::Stopped | State::Stopping => engine.stop(HashMap::new()).await.unwrap(),
+                State::Starting | State::Running => engine.start(HashMap::new()).await.unwrap(),
+                other => panic!("{other}"),
+            };
             bus.kill();
             client.closed().await;
             drop((engine, client));
             if round % 2 == 0 {
                 std::fs::remove_file(front.bus()).unwrap();
             }
-            assert_eq!(varlink.status().await.unwrap().state, State::ALL[round]);
+            assert_eq!(varlink.status().await.unwrap().state, state);
             let allowed = *files.get_or_insert_with(open_files);
             until("nothing is left open", || open_files() <= allowed).await;
             // A stale socket is in the way of a new one, which its bus removes first.
@@ -97,7 +122,7 @@ fn a_bus_may_come_and_go() {
 #[test]
 fn a_bus_in_a_directory_that_comes_later_is_found() {
     run(async {
-        let (handle, _driver) = Driver::start();
+        let (handle, _engine) = Engine::stopped();
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("later/bus");
         let address = TestBus::address_at(&path);
@@ -119,7 +144,7 @@ fn the_name_is_taken_when_another_gives_it_up() {
         let other = bus.connect().await;
         other.request_name_with_flags(BUS_NAME, RequestNameFlags::empty()).await.unwrap();
 
-        let (handle, _driver) = Driver::start();
+        let (handle, _engine) = Engine::stopped();
         let address = TestBus::address_at(&path);
         let _task = tokio::task::spawn_local(rootlessd::dbus::run(handle, address));
         let client = bus.connect().await;
@@ -143,7 +168,8 @@ fn the_name_is_taken_when_another_gives_it_up() {
 #[test]
 fn a_flood_is_survived() {
     run_alone(async {
-        let (driver, front) = start();
+        let (handle, engine, front) = start(Setup::default());
+        let _obedient = engine.obey();
         let bus = TestBus::start(HELPER, &front.bus());
         let flooder = bus.connect().await;
         owned(&flooder, None).await;
@@ -181,20 +207,23 @@ fn a_flood_is_survived() {
         let client = bus.connect().await;
         owned(&client, None).await;
         assert_eq!(state(&client).await, "stopped");
-        assert!(driver.reloads_and_resets().0 > 0);
+        // A stop gets through, however much was asked for before.
+        handle.request(JobKind::Start, JobOptions::default()).await.unwrap();
+        is(&handle, State::Running).await;
+        handle.request(JobKind::Stop, JobOptions::default()).await.unwrap();
+        is(&handle, State::Stopped).await;
     });
 }
 
 #[test]
 fn calls_do_not_pile_up_before_a_supervisor_that_is_busy() {
     run(async {
-        let (driver, front) = start();
+        let (handle, mut engine, front) = start(Setup::of(memory("running".into())));
         let bus = TestBus::start(HELPER, &front.bus());
         let client = bus.connect().await;
         owned(&client, None).await;
-        let engine = EngineProxy::new(&client).await.unwrap();
-        driver.stall();
-        let mut calls: FuturesUnordered<_> = (0..1000).map(|_| engine.reload()).collect();
+        let proxy = EngineProxy::new(&client).await.unwrap();
+        let mut calls: FuturesUnordered<_> = (0..1000).map(|_| proxy.reload()).collect();
         // The first ones wait, the others are told so at once.
         for _ in 128..1000 {
             match timeout(BOUND, calls.next()).await.unwrap().unwrap().unwrap_err() {
@@ -205,19 +234,29 @@ fn calls_do_not_pile_up_before_a_supervisor_that_is_busy() {
             }
         }
         // What was published needs nobody's answer.
-        assert_eq!(state(&client).await, "stopped");
-        driver.resume();
+        assert_eq!(state(&client).await, "running");
+        // Nor do they keep the engine from being stopped: one of them is on its way to it.
+        let first = engine.take_reload().await;
+        handle.request(JobKind::Stop, JobOptions::default()).await.unwrap();
+        engine.take_stop().await;
+        assert!(engine.is_left_alone());
+        engine.tell(Event::Phase(Phase::Dockerd)).await;
+        // All that came while the first was at work are served by the second.
+        first.send(Ok(())).unwrap();
+        engine.take_reload().await.send(Ok(())).unwrap();
         for _ in 0..128 {
             timeout(BOUND, calls.next()).await.unwrap().unwrap().unwrap();
         }
-        assert_eq!(driver.reloads_and_resets().0, 128);
+        assert!(engine.is_left_alone());
+        engine.shut_down(Shutdown::LeaveEngine).await;
+        assert_eq!(engine.ended().await, Shutdown::LeaveEngine);
     });
 }
 
 #[test]
 fn a_client_that_does_not_read_holds_up_nobody() {
     run_alone(async {
-        let (driver, front) = start();
+        let (handle, engine, front) = start(Setup::of(memory("running".into())));
         let bus = TestBus::start(HELPER, &front.bus());
         let client = bus.connect().await;
         owned(&client, None).await;
@@ -228,13 +267,13 @@ fn a_client_that_does_not_read_holds_up_nobody() {
         let _unread = MessageStream::from(&slow);
 
         let mut varlink = Client::connect(&front.varlink()).await.unwrap();
-        for number in 0..300_u64 {
-            driver.publish(|status| {
-                status.since = number;
-                status.reasons[0].text = "x".repeat(50_000);
-            });
-            assert_eq!(timeout(BOUND, varlink.status()).await.unwrap().unwrap().since, number);
-            assert_eq!(timeout(BOUND, state(&client)).await.unwrap(), "stopped");
+        for number in 0..300 {
+            let text = format!("{number} {}", "x".repeat(50_000));
+            engine.tell_unhealthy(&text).await;
+            reaches(&handle, |status| status.reasons.iter().any(|it| it.text == text)).await;
+            let status = timeout(BOUND, varlink.status()).await.unwrap().unwrap();
+            assert_eq!(status.reasons[0].text, text);
+            assert_eq!(timeout(BOUND, state(&client)).await.unwrap(), "degraded");
         }
     });
 }

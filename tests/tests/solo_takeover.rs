@@ -14,9 +14,9 @@ use rootlessd_tests::{
 };
 use serde_json::json;
 
-/// The engine's processes: all but rootlessd and its clients.
+/// The engine's processes: all but rootlessd, its clients, and what comes and goes at their calls.
 fn engine(user: &User) -> Vec<(u32, String)> {
-    let others = ["rootlessd", "rootlessctl", "docker", "httpd"];
+    let others = ["rootlessd", "rootlessctl", "docker", "runc", "httpd"];
     let mut found: Vec<_> = user
         .processes()
         .iter()

@@ -4,10 +4,10 @@
 
 use std::time::{Duration, Instant};
 
-use rootlessd::varlink::server::Limits;
-use rootlessd_api::client::Client;
+use rootlessd::{supervisor::handle::Handle, varlink::server::Limits};
+use rootlessd_api::{JobKind, JobOptions, client::Client};
 use rootlessd_tests::{
-    driver::Driver,
+    engine::{Engine, Setup, memory},
     front::Front,
     open_files,
     raw::{RawClient, call, method},
@@ -15,9 +15,11 @@ use rootlessd_tests::{
 };
 use serde_json::{Value, json};
 
-fn start(limits: Limits) -> (Driver, Front) {
-    let (handle, driver) = Driver::start();
-    (driver, Front::start(handle, limits))
+/// A supervisor with an engine that runs, and its front ends.
+fn start(limits: Limits) -> (Handle, Engine, Front) {
+    let (handle, engine) = Setup::of(memory("running".into())).start();
+    let front = Front::start(handle.clone(), limits);
+    (handle, engine, front)
 }
 
 async fn client(front: &Front) -> RawClient {
@@ -27,16 +29,19 @@ async fn client(front: &Front) -> RawClient {
 #[test]
 fn clients_that_go_are_noticed_at_once_and_leave_nothing() {
     run_alone(async {
-        let (driver, front) = start(Limits::default());
+        let (handle, engine, front) = start(Limits::default());
         let mut first = client(&front).await;
-        first.call(&call("Start", json!({}))).await;
+        first.call(&call("Stop", json!({}))).await;
         let before = open_files();
 
         let mut waiter = client(&front).await;
         waiter.send(&call("WaitJob", json!({ "id": 1 }))).await.unwrap();
-        until("somebody waits", || driver.waiting() == 1).await;
+        until("somebody waits", || open_files() == before + 2).await;
+        // A call later, that one has come to the supervisor too.
+        handle.jobs().await.unwrap();
         drop(waiter);
-        until("nobody waits", || driver.waiting() == 0).await;
+        until("nobody waits", || open_files() == before).await;
+        handle.request(JobKind::Start, JobOptions::default()).await.unwrap();
 
         let mut watchers = Vec::new();
         for number in 0..200_usize {
@@ -56,7 +61,7 @@ fn clients_that_go_are_noticed_at_once_and_leave_nothing() {
             let index = (seed >> 33) % watchers.len();
             drop(watchers.swap_remove(index));
             if watchers.len() > 100 && seed & 64 == 0 {
-                driver.publish(|status| status.since += 1);
+                engine.tell_healthy(watchers.len() as u32).await;
             }
         }
         until("all files are closed", || open_files() <= before).await;
@@ -67,7 +72,7 @@ fn clients_that_go_are_noticed_at_once_and_leave_nothing() {
 fn a_slow_reader_is_dropped_and_nobody_else_notices() {
     run_alone(async {
         let limits = Limits { write: Duration::from_millis(1500), ..Limits::default() };
-        let (driver, front) = start(limits);
+        let (_handle, engine, front) = start(limits);
         let mut others = Vec::new();
         for _ in 0..50 {
             let mut other = client(&front).await;
@@ -85,8 +90,8 @@ fn a_slow_reader_is_dropped_and_nobody_else_notices() {
         let mut longest = Duration::ZERO;
         // Of the slow ones, our ends are left.
         while open_files() > before + 2 {
-            driver.publish(|status| status.reasons[0].text = "x".repeat(50_000));
-            driver.publish(|status| status.since += 1);
+            engine.tell_unhealthy("x".repeat(50_000)).await;
+            engine.tell_healthy(1).await;
             for other in &mut others {
                 let begin = Instant::now();
                 let answer = other.call(&call("GetStatus", json!({}))).await;
@@ -104,7 +109,7 @@ fn a_slow_reader_is_dropped_and_nobody_else_notices() {
 #[test]
 fn one_client_too_many_is_told_so() {
     run(async {
-        let (_driver, front) = start(Limits { connections: 8, ..Limits::default() });
+        let (_handle, _engine, front) = start(Limits { connections: 8, ..Limits::default() });
         let mut clients = Vec::new();
         for _ in 0..8 {
             let mut client = client(&front).await;
@@ -136,7 +141,7 @@ fn one_client_too_many_is_told_so() {
 #[test]
 fn a_thousand_calls_at_a_time_are_answered() {
     run(async {
-        let (_driver, front) = start(Limits::default());
+        let (_handle, _engine, front) = start(Limits::default());
         let mut clients = Vec::new();
         for _ in 0..250 {
             let mut client = client(&front).await;
@@ -148,7 +153,7 @@ fn a_thousand_calls_at_a_time_are_answered() {
         for client in &mut clients {
             for _ in 0..4 {
                 let answer = client.receive().await.unwrap();
-                assert_eq!(answer["parameters"]["status"]["state"], "stopped");
+                assert_eq!(answer["parameters"]["status"]["state"], "running");
             }
         }
     });
@@ -157,7 +162,7 @@ fn a_thousand_calls_at_a_time_are_answered() {
 #[test]
 fn malformed_messages_end_their_connection_only() {
     run_alone(async {
-        let (driver, front) = start(Limits::default());
+        let (handle, _engine, front) = start(Limits::default());
         let mut witness = client(&front).await;
         let good = call("GetStatus", json!({})).to_string().into_bytes();
         let deep = |open: &str, close: &str, depth: usize| {
@@ -209,7 +214,7 @@ fn malformed_messages_end_their_connection_only() {
                 assert!(answer["parameters"]["status"].is_object());
             }
         }
-        assert_eq!(driver.job_count(), 0, "none of that was a request");
+        assert_eq!(handle.jobs().await, Ok(vec![]), "none of that was a request");
         assert!(highest < before + (32 << 20), "grew by {} bytes", highest - before);
 
         // The longest message that is let in still gets a real answer.
@@ -247,7 +252,7 @@ fn another_user_is_refused() {
     }
     run(async {
         use std::os::unix::process::CommandExt;
-        let (driver, front) = start(Limits::default());
+        let (handle, _engine, front) = start(Limits::default());
         // The build's directory need not be open to others.
         let helper = front.directory().join("helper");
         std::fs::copy(env!("CARGO_BIN_EXE_rootlessd-test-helper"), &helper).unwrap();
@@ -258,7 +263,7 @@ fn another_user_is_refused() {
         let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
         let denied = json!({ "error": "org.varlink.service.PermissionDenied", "parameters": {} });
         assert_eq!(answer, denied, "{output:?}");
-        assert_eq!(driver.job_count(), 0);
+        assert_eq!(handle.jobs().await, Ok(vec![]));
         assert!(Client::connect(&front.varlink()).await.unwrap().status().await.is_ok());
     });
 }

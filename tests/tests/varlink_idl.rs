@@ -2,22 +2,24 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
-use rootlessd::varlink::server::Limits;
+use rootlessd::{
+    engine::driver::{Command, Event},
+    varlink::server::Limits,
+};
 use rootlessd_api::{
     ErrorKind, JobKind, JobResult, JobState, Part, Phase, State,
     names::{VARLINK_IDL, VARLINK_INTERFACE},
-    samples,
 };
 use rootlessd_tests::{
-    driver::Driver,
+    engine::{Setup, is},
     front::Front,
     idl::{Field, check_object},
     raw::{RawClient, call},
     run,
 };
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use zlink::idl::{CustomType, Interface};
 
 fn interface() -> Interface<'static> {
@@ -90,21 +92,43 @@ fn the_errors_are_those_of_the_types() {
 #[test]
 fn every_method_answers_as_it_says() {
     run(async {
-        let (handle, driver) = Driver::start();
-        let front = Front::start(handle, Limits::default());
-        driver.publish(|status| *status = samples::status());
+        let mut setup = Setup::default();
+        setup.config.engine.restart.delay = Duration::from_secs(3600);
+        setup.config.engine.restart.max_delay = Duration::from_secs(3600);
+        let (handle, mut engine) = setup.start();
+        let front = Front::start(handle.clone(), Limits::default());
         let mut client = RawClient::connect(&front.varlink()).await.unwrap();
 
-        // One job that failed, so that every field of a job is there.
-        client.call(&call("Stop", json!({}))).await;
-        let failed = samples::job();
-        driver.finish(1, failed.result.unwrap(), failed.error);
+        // No status has every field that there can be, but each field is in one of these; and the
+        // job has failed, so that every field of a job is there.
+        let mut whole = Map::new();
+        let mut look = async |client: &mut RawClient| {
+            let mut answer = client.call(&call("GetStatus", json!({}))).await;
+            let Value::Object(status) = answer["parameters"]["status"].take() else { panic!() };
+            let known = status.into_iter().filter(|(_, value)| *value != json!([]));
+            whole.extend(known);
+        };
+        client.call(&call("Start", json!({}))).await;
+        look(&mut client).await;
+        engine.come_up().await;
+        engine.tell(Event::MainPid(4711)).await;
+        engine.tell_unhealthy("it hangs").await;
+        is(&handle, State::Degraded).await;
+        look(&mut client).await;
+        engine.tell_died().await;
+        is(&handle, State::Backoff).await;
+        look(&mut client).await;
+        client.call(&call("Start", json!({}))).await;
+        engine.take_start().await;
+        engine.tell_died().await;
+        is(&handle, State::Backoff).await;
+        let whole = json!({ "status": whole });
 
         let interface = interface();
         for method in interface.methods() {
             let name = method.name().as_str();
-            // The start is skipped; the stop is what can be cancelled.
-            let id = if name == "CancelJob" { 3 } else { 1 };
+            // The second job has failed, and the last is the one that can be cancelled.
+            let id = if name == "CancelJob" { handle.jobs().await.unwrap().len() } else { 2 };
             let parameters = method
                 .inputs()
                 .map(|input| match input.name().as_str() {
@@ -113,15 +137,32 @@ fn every_method_answers_as_it_says() {
                     other => panic!("{name} has a parameter {other} that nobody checks"),
                 })
                 .collect();
-            let answer = client.call(&call(name, Value::Object(parameters))).await;
+            client.send(&call(name, Value::Object(parameters))).await.unwrap();
+            if name == "Reload" {
+                // Behind what the methods before it have asked the engine for.
+                let reply = loop {
+                    if let Command::Reload(reply) = engine.command().await {
+                        break reply;
+                    }
+                };
+                reply.send(Ok(())).unwrap();
+            }
+            let answer = client.receive().await.unwrap();
             assert_eq!(answer.get("error"), None, "{name}");
             let outputs: Vec<Field<'_>> =
                 method.outputs().map(|output| (output.name().to_string(), output.ty())).collect();
             // A job that is at work has no result yet; the failed one is seen by WaitJob.
             let full = !matches!(name, "Start" | "Stop" | "Restart" | "ListJobs");
-            let Value::Object(parameters) = &answer["parameters"] else { panic!("{answer}") };
-            check_object(&interface, &outputs, parameters, full)
-                .unwrap_or_else(|error| panic!("{name}: {error}"));
+            let check = |parameters: &Value, full| {
+                let Value::Object(parameters) = parameters else { panic!("{parameters}") };
+                check_object(&interface, &outputs, parameters, full)
+                    .unwrap_or_else(|error| panic!("{name}: {error}"));
+            };
+            let tells_status = matches!(name, "GetStatus" | "Watch");
+            check(&answer["parameters"], full && !tells_status);
+            if tells_status {
+                check(&whole, true);
+            }
         }
     });
 }

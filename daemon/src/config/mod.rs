@@ -11,6 +11,7 @@
 mod file;
 mod flags;
 mod keys;
+mod reader;
 mod stock;
 mod types;
 mod value;
@@ -21,6 +22,7 @@ use rootlessd_api::{Error, ErrorKind, Reason, Setting};
 
 pub(crate) use file::read_small;
 pub use keys::is_ours;
+pub use reader::Reader;
 pub use types::*;
 
 use crate::dirs::{Dirs, Environment};

@@ -93,6 +93,11 @@ impl EngineDir {
         files::replace_json(&self.0.join("engine.json"), record)
     }
 
+    /// Remove the record of the engine: it ended as it should.
+    pub fn remove_record(&self) -> io::Result<()> {
+        files::remove(&self.0.join("engine.json"))
+    }
+
     /// How the engine died, if it did so itself: `engine-init` and `engine-shim` write it.
     pub fn read_death(&self) -> io::Result<Option<Death>> {
         files::read_json(&self.death())

@@ -125,6 +125,8 @@ impl Shim {
         if exit.code != Some(0) {
             let text = format!("rootlesskit {}", exit.describe());
             let _ = self.dir.write_death(&death(Part::Rootlesskit, Some(exit), text, tail.lines()));
+        } else if let Err(error) = self.dir.remove_record() {
+            tracing::warn!(rootlessd_part = Part::Shim.as_str(), "the record stays: {error}");
         }
         exit.shell_code()
     }

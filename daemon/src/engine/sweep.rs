@@ -5,7 +5,9 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fs, io,
+    fs::{self, Permissions},
+    io,
+    os::unix::fs::PermissionsExt,
     time::Duration,
 };
 
@@ -57,11 +59,15 @@ async fn try_sweep(
 pub fn remove_runtime_files(docker: &DockerPlan) {
     let names =
         ["containerd", "libnetwork", "netns", "runtimes", "runtime-runc", "swarm", "metrics.sock"];
-    let paths = names.map(|name| docker.exec_root.join(name));
-    for path in paths.iter().chain([&docker.pid_file]) {
-        let removed = match fs::symlink_metadata(path) {
-            Ok(metadata) if metadata.is_dir() => files::remove_tree(path),
-            Ok(_) => files::remove(path),
+    let below = names.map(|name| docker.exec_root.join(name));
+    for path in [docker.pid_file.clone()].into_iter().chain(below) {
+        let removed = match fs::symlink_metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => {
+                // dockerd's `libnetwork` is one that only root can enter, which nobody is out here.
+                let _ = fs::set_permissions(&path, Permissions::from_mode(0o700));
+                files::remove_tree(&path)
+            }
+            Ok(_) => files::remove(&path),
             Err(_) => Ok(()),
         };
         if let Err(error) = removed {

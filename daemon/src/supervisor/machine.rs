@@ -47,6 +47,8 @@ pub enum Event {
     Restart,
     /// Somebody asks for its deaths to be forgotten.
     ResetFailed,
+    /// There is one that an earlier supervisor started.
+    Found,
     /// It came further on its way up or down.
     Phase(Phase),
     /// dockerd is ready, and a probe passed.
@@ -166,6 +168,11 @@ impl Machine {
             (L::Backoff, E::Stop) => (L::Stopped, vec![Effect::EndDelay]),
             (L::Failed, E::Stop) => (L::Stopped, vec![]),
 
+            // How far it is it will tell.
+            (L::Stopped | L::Failed | L::Backoff, E::Found) => {
+                (L::Starting(Phase::Namespaces), vec![Effect::EndDelay])
+            }
+
             (L::Starting(_), E::Phase(phase)) => (L::Starting(phase), vec![]),
             (L::Starting(_) | L::Running | L::Degraded, E::Healthy) => (L::Running, vec![]),
             (L::Starting(_) | L::Running | L::Degraded, E::Unhealthy) => (L::Degraded, vec![]),
@@ -218,7 +225,7 @@ mod tests {
         Machine, RestartPolicy,
         Then::{Rest, Start},
     };
-    use rootlessd_api::Phase::{self, Containerd, Containers, Dockerd, Preflight};
+    use rootlessd_api::Phase::{self, Containerd, Containers, Dockerd, Namespaces, Preflight};
     use std::time::Duration;
 
     const POLICY: RestartPolicy = RestartPolicy {
@@ -229,6 +236,7 @@ mod tests {
     };
     const UP: L = L::Starting(Dockerd);
     const AGAIN: L = L::Starting(Preflight);
+    const FOUND: L = L::Starting(Namespaces);
     const DOWN: L = L::Stopping(Containerd, Rest);
     const DOWN_UP: L = L::Stopping(Containerd, Start);
     const STOP: L = L::Stopping(Containers, Rest);
@@ -242,6 +250,7 @@ mod tests {
         (Stopped,  E::Stop,              Stopped,    &[]),
         (Stopped,  E::Restart,           AGAIN,      &[Effect::Start]),
         (Stopped,  E::ResetFailed,       Stopped,    &[]),
+        (Stopped,  E::Found,             FOUND,      &[Effect::EndDelay]),
         (Stopped,  E::Phase(Containers), Stopped,    &[]),
         (Stopped,  E::Healthy,           Stopped,    &[]),
         (Stopped,  E::Unhealthy,         Stopped,    &[]),
@@ -254,6 +263,7 @@ mod tests {
         (UP,       E::Stop,              STOP,       &[Effect::Stop]),
         (UP,       E::Restart,           STOP_START, &[Effect::Stop]),
         (UP,       E::ResetFailed,       UP,         &[]),
+        (UP,       E::Found,             UP,         &[]),
         (UP,       E::Phase(Containers), L::Starting(Containers), &[]),
         (UP,       E::Healthy,           Running,    &[]),
         (UP,       E::Unhealthy,         Degraded,   &[]),
@@ -266,6 +276,7 @@ mod tests {
         (Running,  E::Stop,              STOP,       &[Effect::Stop]),
         (Running,  E::Restart,           STOP_START, &[Effect::Stop]),
         (Running,  E::ResetFailed,       Running,    &[]),
+        (Running,  E::Found,             Running,    &[]),
         (Running,  E::Phase(Containers), Running,    &[]),
         (Running,  E::Healthy,           Running,    &[]),
         (Running,  E::Unhealthy,         Degraded,   &[]),
@@ -278,6 +289,7 @@ mod tests {
         (Degraded, E::Stop,              STOP,       &[Effect::Stop]),
         (Degraded, E::Restart,           STOP_START, &[Effect::Stop]),
         (Degraded, E::ResetFailed,       Degraded,   &[]),
+        (Degraded, E::Found,             Degraded,   &[]),
         (Degraded, E::Phase(Containers), Degraded,   &[]),
         (Degraded, E::Healthy,           Running,    &[]),
         (Degraded, E::Unhealthy,         Degraded,   &[]),
@@ -290,6 +302,7 @@ mod tests {
         (DOWN,     E::Stop,              DOWN,       &[]),
         (DOWN,     E::Restart,           DOWN_UP,    &[]),
         (DOWN,     E::ResetFailed,       DOWN,       &[]),
+        (DOWN,     E::Found,             DOWN,       &[]),
         (DOWN,     E::Phase(Containers), STOP,       &[]),
         (DOWN,     E::Healthy,           DOWN,       &[]),
         (DOWN,     E::Unhealthy,         DOWN,       &[]),
@@ -302,6 +315,7 @@ mod tests {
         (DOWN_UP,  E::Stop,              DOWN,       &[]),
         (DOWN_UP,  E::Restart,           DOWN_UP,    &[]),
         (DOWN_UP,  E::ResetFailed,       DOWN_UP,    &[]),
+        (DOWN_UP,  E::Found,             DOWN_UP,    &[]),
         (DOWN_UP,  E::Phase(Containers), STOP_START, &[]),
         (DOWN_UP,  E::Healthy,           DOWN_UP,    &[]),
         (DOWN_UP,  E::Unhealthy,         DOWN_UP,    &[]),
@@ -314,6 +328,7 @@ mod tests {
         (Backoff,  E::Stop,              Stopped,    &[Effect::EndDelay]),
         (Backoff,  E::Restart,           AGAIN,      &[Effect::EndDelay, Effect::Start]),
         (Backoff,  E::ResetFailed,       Backoff,    &[]),
+        (Backoff,  E::Found,             FOUND,      &[Effect::EndDelay]),
         (Backoff,  E::Phase(Containers), Backoff,    &[]),
         (Backoff,  E::Healthy,           Backoff,    &[]),
         (Backoff,  E::Unhealthy,         Backoff,    &[]),
@@ -326,6 +341,7 @@ mod tests {
         (Failed,   E::Stop,              Stopped,    &[]),
         (Failed,   E::Restart,           AGAIN,      &[Effect::Start]),
         (Failed,   E::ResetFailed,       Stopped,    &[]),
+        (Failed,   E::Found,             FOUND,      &[Effect::EndDelay]),
         (Failed,   E::Phase(Containers), Failed,     &[]),
         (Failed,   E::Healthy,           Failed,     &[]),
         (Failed,   E::Unhealthy,         Failed,     &[]),
@@ -346,7 +362,7 @@ mod tests {
 
     #[test]
     fn the_table_has_every_pair() {
-        let events = 11;
+        let events = 12;
         let lives = [Stopped, UP, Running, Degraded, DOWN, DOWN_UP, Backoff, Failed];
         assert_eq!(TABLE.len(), events * lives.len());
         for life in lives {

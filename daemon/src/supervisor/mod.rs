@@ -6,13 +6,14 @@ pub mod handle;
 mod jobs;
 pub mod machine;
 pub mod memory;
+mod reload;
+mod status;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::OptionFuture;
 use rootlessd_api::{
-    Death, Error, ErrorKind, Job, JobKind, JobOptions, JobResult, JobState, Part, Phase, Process,
-    Reason, Status,
+    Death, Error, ErrorKind, Job, JobKind, JobOptions, JobResult, Part, Phase, Process, Status,
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -20,20 +21,17 @@ use tokio::{
     time::Instant,
 };
 
+pub use self::status::Constants;
 use self::{
     handle::{Command, Mailbox, Reply},
     jobs::Jobs,
     machine::{Effect, Life, RestartPolicy},
     memory::{Memory, Moment, Store},
+    status::Knowledge,
 };
 use crate::{
-    config::Loaded,
-    engine::{
-        driver::{self, Facts},
-        processes, shim,
-    },
-    plan::Plan,
-    reasons::Code,
+    config::{Loaded, Reader},
+    engine::{driver, processes, shim},
     sys::clock,
 };
 
@@ -52,14 +50,11 @@ pub enum Shutdown {
 /// What there is of an engine when a supervisor begins.
 #[derive(Debug)]
 pub enum Inheritance {
-    /// One that an earlier supervisor left running.
+    /// One that an earlier supervisor left running. The driver will tell how it is and how it ends.
     Engine,
-    /// None; how the last one died, if it did so unseen and wrote that down.
+    /// None; how the last one died, if it did so unseen and wrote that down. The driver says nothing.
     Nothing(Option<Death>),
 }
-
-/// Reads the configuration again.
-pub type Reader = Box<dyn Fn() -> Result<Loaded, Error>>;
 
 /// What joins the supervisor to everything else.
 pub struct Links {
@@ -73,19 +68,10 @@ pub struct Links {
     pub shutdown: mpsc::Receiver<Shutdown>,
     /// The configuration, for the engine's next start.
     pub loaded: watch::Sender<Loaded>,
-    /// Where the configuration is read again.
+    /// Where it is read again.
     pub reader: Reader,
     /// Where to remember.
     pub store: Store,
-}
-
-/// What the status says of the supervisor itself, and never changes.
-#[derive(Clone, Debug)]
-pub struct Constants {
-    /// Who answers.
-    pub supervisor: rootlessd_api::Supervisor,
-    /// The socket of Docker's API.
-    pub socket: PathBuf,
 }
 
 /// The supervisor.
@@ -93,49 +79,44 @@ pub struct Supervisor {
     links: Links,
     constants: Constants,
     memory: Memory,
+    /// What of it is in the file.
+    saved: Memory,
     jobs: Jobs,
     engine: Knowledge,
     /// When the delay of a back-off is over.
     delay: Option<Instant>,
-    /// Whether the configuration changed since the engine started.
-    stale_config: bool,
     ending: bool,
     /// Who waits for a status with processes, and the list that is being made for all of them.
     asking: Vec<oneshot::Sender<Status>>,
     listing: OptionFuture<JoinHandle<Vec<Process>>>,
-}
-
-/// What is known of the engine. It can all be found out again.
-#[derive(Default)]
-struct Knowledge {
-    plan: Option<Plan>,
-    shim: Option<u32>,
-    facts: Option<Facts>,
-    main_pid: Option<u32>,
-    unwell: Option<Reason>,
+    /// Who waits for the next reload, and the one that is at work.
+    reloads: Vec<Reply<()>>,
+    reloading: Option<reload::Work>,
 }
 
 impl Supervisor {
-    /// A supervisor that remembers `memory`, and follows the engine if one was `found`.
+    /// A supervisor that remembers `memory`.
     pub fn new(links: Links, constants: Constants, memory: Memory) -> Self {
         let jobs = Jobs::new(links.mailbox.jobs.clone());
         Self {
             links,
             constants,
+            saved: memory.clone(),
             memory,
             jobs,
             engine: Knowledge::default(),
             delay: None,
-            stale_config: false,
             ending: false,
             asking: vec![],
             listing: None.into(),
+            reloads: vec![],
+            reloading: None,
         }
     }
 
     /// The status before anything happened.
     pub fn first_status(constants: &Constants, memory: &Memory) -> Status {
-        status(constants, memory, &Knowledge::default(), false, &[])
+        status::status(constants, memory, &Knowledge::default(), &[])
     }
 
     /// Be the supervisor until it is to end.
@@ -151,6 +132,7 @@ impl Supervisor {
                     self.delay = None;
                     self.step(machine::Event::DelayOver);
                 }
+                Some(step) = OptionFuture::from(self.reloading.as_mut()) => self.go_on_reloading(step),
                 Some(list) = &mut self.listing => self.answer_asking(list.unwrap_or_default()),
                 () = clock::until(deadline) => self.jobs.end(JobResult::Timeout, Some(out_of_time())),
                 Some(how) = self.links.shutdown.recv() => match how {
@@ -171,17 +153,20 @@ impl Supervisor {
         }
     }
 
-    /// Go on where the last supervisor was, or begin. The driver, which found nothing where nothing
-    /// was inherited, says nothing.
+    /// Go on where the last supervisor was.
     fn resume(&mut self, inherited: Inheritance) {
         use Inheritance::{Engine, Nothing};
-        let life = self.memory.machine.life();
-        match (life, inherited) {
-            (Life::Stopping(..), _) => self.perform(&[Effect::Stop]),
-            (_, Engine) if !life.has_engine() => self.step(machine::Event::Start),
-            (_, Engine) => {}
-            // There was none yet that could have died.
-            (Life::Starting(Phase::Preflight), Nothing(_)) => self.perform(&[Effect::Start]),
+        match (self.memory.machine.life(), inherited) {
+            (Life::Stopping(..), Engine) => self.perform(&[Effect::Stop]),
+            (Life::Stopping(..), Nothing(_)) => self.step(machine::Event::Gone),
+            (Life::Starting(_) | Life::Running | Life::Degraded, Engine) => {}
+            (Life::Stopped | Life::Backoff | Life::Failed, Engine) => {
+                self.step(machine::Event::Found);
+            }
+            // The start had not come so far that there was anything that could have died.
+            (Life::Starting(Phase::Preflight | Phase::Namespaces), Nothing(None)) => {
+                self.perform(&[Effect::Start]);
+            }
             (Life::Starting(_) | Life::Running | Life::Degraded, Nothing(death)) => {
                 self.bury(death.unwrap_or_else(unseen_death));
                 self.step(machine::Event::Died);
@@ -230,7 +215,6 @@ impl Supervisor {
             E::Launched { plan, shim } => {
                 self.engine =
                     Knowledge { plan: Some(*plan), shim: Some(shim), ..Knowledge::default() };
-                self.stale_config = false;
                 self.publish();
             }
             E::MainPid(pid) => {
@@ -246,27 +230,33 @@ impl Supervisor {
                 self.engine.unwell = Some(reason);
                 self.step(machine::Event::Unhealthy);
             }
+            E::OutOfReach => {
+                if matches!(self.memory.machine.life(), Life::Stopping(..)) {
+                    return;
+                }
+                tracing::warn!(
+                    "the engine serves a socket that was replaced by another meanwhile: it is \
+                     restarted, so that clients reach it again"
+                );
+                self.step(machine::Event::Restart);
+            }
             E::Refused(reasons) => {
                 self.memory.refusals = reasons;
-                self.forget_engine();
+                self.engine = Knowledge::default();
                 self.step(machine::Event::Refused);
             }
-            E::Gone if !self.memory.machine.life().has_engine() => {}
-            E::Gone => {
-                if !matches!(self.memory.machine.life(), Life::Stopping(..)) {
-                    self.bury(stranger_stop());
-                }
-                self.forget_engine();
-                self.step(machine::Event::Gone);
-            }
-            E::Died(death) => {
-                if !matches!(self.memory.machine.life(), Life::Stopping(..)) {
-                    self.bury(death);
-                }
-                self.forget_engine();
-                self.step(machine::Event::Died);
-            }
+            E::Gone => self.lose_engine(machine::Event::Gone, stranger_stop()),
+            E::Died(death) => self.lose_engine(machine::Event::Died, death),
         }
+    }
+
+    /// The engine came to its end, which is a death unless it was to be stopped.
+    fn lose_engine(&mut self, event: machine::Event, death: Death) {
+        if !matches!(self.memory.machine.life(), Life::Stopping(..)) {
+            self.bury(death);
+        }
+        self.engine = Knowledge::default();
+        self.step(event);
     }
 
     /// Let the machine take an event, do what it says, and tell the world.
@@ -293,8 +283,6 @@ impl Supervisor {
                 Effect::Start | Effect::Stop => {}
             }
         }
-        // What was decided is remembered before it is done: a supervisor that dies in between
-        // leaves a decision, not a riddle.
         self.publish();
         self.perform(&effects);
         let error = || self.memory.why_not(life);
@@ -308,33 +296,43 @@ impl Supervisor {
                 Effect::Stop => driver::Command::Stop { timeout: self.stop_timeout() },
                 Effect::Delay(_) | Effect::EndDelay => continue,
             };
-            // The driver takes commands faster than a person gives them; it only ends after us.
-            if self.links.commands.try_send(command).is_err() {
-                tracing::error!("the engine's driver does not take commands");
-            }
+            self.command(command);
+        }
+    }
+
+    fn command(&self, command: driver::Command) {
+        // There is room: at most one start, one stop and one reload are on their way, as an engine
+        // comes to its end before the next start, and the reloads wait for each other.
+        if self.links.commands.try_send(command).is_err() {
+            tracing::error!("the engine's driver does not take commands");
         }
     }
 
     /// Tell the world how the engine is, and remember it. Nobody else does.
     fn publish(&mut self) {
         let status = self.status();
-        let changed = self.links.mailbox.status.send_if_modified(|last| {
+        // What was decided is remembered before it is told: a supervisor that dies in between
+        // leaves a decision, not a riddle.
+        if self.memory != self.saved {
+            self.saved = self.memory.clone();
+            if let Err(error) = self.links.store.save(&self.memory) {
+                tracing::warn!("the state cannot be remembered: {error}");
+            }
+        }
+        self.links.mailbox.status.send_if_modified(|last| {
             let changed = **last != status;
             if changed {
-                log_change(last, &status);
+                status::log_change(last, &status);
                 *last = Arc::new(status);
             }
             changed
         });
-        if changed && let Err(error) = self.links.store.save(&self.memory) {
-            tracing::warn!("the state cannot be remembered: {error}");
-        }
     }
 
     fn status(&self) -> Status {
         let loaded = self.links.loaded.borrow();
         let advice = self.engine.plan.as_ref().map_or(&loaded.reasons, |plan| &plan.reasons);
-        status(&self.constants, &self.memory, &self.engine, self.stale_config, advice)
+        status::status(&self.constants, &self.memory, &self.engine, advice)
     }
 
     fn begin(&mut self, kind: JobKind, options: &JobOptions) -> Result<Job, Error> {
@@ -361,37 +359,14 @@ impl Supervisor {
     }
 
     fn cancel(&mut self, id: u32) -> Result<(), Error> {
-        let job = self.jobs.get(id).ok_or_else(|| jobs::no_such_job(id))?;
-        if job.state == JobState::Running {
-            let error = Error::new(ErrorKind::Canceled, "the job was cancelled");
-            self.jobs.end(JobResult::Canceled, Some(error));
-            if job.kind != JobKind::Stop {
-                self.step(machine::Event::Stop);
-            }
+        let job = self.jobs.current().filter(|job| job.id == id);
+        let kind = job.ok_or_else(|| jobs::no_such_job(id))?.kind;
+        let error = Error::new(ErrorKind::Canceled, "the job was cancelled");
+        self.jobs.end(JobResult::Canceled, Some(error));
+        if kind != JobKind::Stop {
+            self.step(machine::Event::Stop);
         }
         Ok(())
-    }
-
-    fn reload(&mut self, reply: Reply<()>) {
-        let loaded = match (self.links.reader)() {
-            Ok(loaded) => loaded,
-            Err(error) => {
-                let _ = reply.send(Err(error));
-                return;
-            }
-        };
-        let up = self.memory.machine.life().has_engine();
-        if up && needs_restart(&self.links.loaded.borrow(), &loaded) {
-            self.stale_config = true;
-        }
-        self.links.loaded.send_replace(loaded);
-        self.publish();
-        let command = driver::Command::Reload(reply);
-        if let Err(mpsc::error::TrySendError::Full(driver::Command::Reload(reply))) =
-            self.links.commands.try_send(command)
-        {
-            let _ = reply.send(Err(Error::new(ErrorKind::Busy, "the engine has too much to do")));
-        }
     }
 
     /// One list of processes serves all who ask while it is made.
@@ -421,11 +396,6 @@ impl Supervisor {
         self.memory.deaths.drain(..excess);
     }
 
-    fn forget_engine(&mut self) {
-        self.engine = Knowledge::default();
-        self.stale_config = false;
-    }
-
     fn policy(&self) -> RestartPolicy {
         let loaded = self.links.loaded.borrow();
         let restart = &loaded.config.engine.restart;
@@ -442,68 +412,6 @@ impl Supervisor {
     }
 }
 
-/// The status that follows from what is known.
-fn status(
-    constants: &Constants,
-    memory: &Memory,
-    engine: &Knowledge,
-    stale_config: bool,
-    advice: &[Reason],
-) -> Status {
-    let life = memory.machine.life();
-    let plan = engine.plan.as_ref();
-    let info = engine.facts.as_ref().map(|facts| &facts.info);
-    let text = |path: &std::path::Path| path.to_string_lossy().into_owned();
-    let version = |of: fn(&crate::plan::Versions) -> &Option<String>| {
-        plan.and_then(|plan| of(&plan.versions).clone())
-    };
-    Status {
-        state: life.state(),
-        phase: life.phase(),
-        since: memory.since,
-        reasons: memory
-            .reasons()
-            .chain(engine.unwell.iter().filter(|_| life == Life::Degraded).cloned())
-            .chain(stale_config.then(restart_needed))
-            .chain(advice.iter().cloned())
-            .collect(),
-        next_attempt: memory.next_attempt.map(|moment| moment.realtime),
-        deaths: memory.deaths.clone(),
-        main_pid: engine.main_pid,
-        supervisor: constants.supervisor.clone(),
-        version: info.map(|info| info.server_version.clone()).or_else(|| version(|it| &it.dockerd)),
-        containerd_version: version(|it| &it.containerd),
-        runc_version: version(|it| &it.runc),
-        rootlesskit_version: version(|it| &it.rootlesskit),
-        socket_path: text(&constants.socket),
-        data_root: plan.map(|plan| text(&plan.docker.data_root)),
-        state_dir: plan.map(|plan| text(&plan.state_dir)),
-        network_driver: plan.map(|plan| plan.network_driver.clone()),
-        port_driver: plan.map(|plan| plan.port_driver.clone()),
-        storage_driver: info.map(|info| info.driver.clone()),
-        cgroup_driver: info.map(|info| info.cgroup_driver.clone()),
-        controllers: engine.facts.as_ref().map(|it| it.controllers.clone()).unwrap_or_default(),
-        containers_running: info.map(|info| info.containers_running),
-        processes: vec![],
-    }
-}
-
-/// Whether the engine has to be started anew to follow the new configuration.
-fn needs_restart(old: &Loaded, new: &Loaded) -> bool {
-    // What only the supervisor itself goes by is followed at once.
-    let mut engine = new.config.clone();
-    engine.engine.restart = old.config.engine.restart.clone();
-    engine.engine.client_wait = old.config.engine.client_wait;
-    engine.engine.start_timeout = old.config.engine.start_timeout;
-    engine.engine.stop_timeout = old.config.engine.stop_timeout;
-    engine != old.config
-}
-
-fn restart_needed() -> Reason {
-    let text = "the configuration has changed in ways that the engine reads at its start";
-    Code::RestartNeeded.reason_with_remedy(text, "rootlessctl restart")
-}
-
 fn unseen_death() -> Death {
     let text = "it died while no rootlessd was there to see it".to_owned();
     shim::death(Part::Shim, None, text, vec![])
@@ -516,21 +424,4 @@ fn stranger_stop() -> Death {
 
 fn out_of_time() -> Error {
     Error::new(ErrorKind::Timeout, "the time for it ran out; the engine goes on")
-}
-
-fn log_change(old: &Status, new: &Status) {
-    if (old.state, old.phase) == (new.state, new.phase) {
-        return;
-    }
-    let state = new.state.as_str();
-    match new.phase {
-        Some(phase) => {
-            tracing::info!(
-                rootlessd_state = state,
-                rootlessd_phase = phase.as_str(),
-                "{state}: {phase}"
-            );
-        }
-        None => tracing::info!(rootlessd_state = state, "{state}"),
-    }
 }

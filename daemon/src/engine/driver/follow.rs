@@ -23,6 +23,7 @@ use crate::{
     },
     plan::Plan,
     reasons::Code,
+    sockets,
     sys::{self, cgroup, clock, files, process::Process},
 };
 
@@ -71,11 +72,12 @@ pub(super) struct Followed<'a> {
     main_pid: Option<u32>,
     stage: Stage,
     phase: Phase,
-    stopping: bool,
+    /// Until when it is to have stopped, once it is to.
+    stop_by: Option<Instant>,
     start_timeout: Duration,
     deadline: Option<Instant>,
-    /// The task that asks dockerd how it is, once it is ready. It ends with this.
-    probe: JoinSet<()>,
+    /// The tasks that ask a ready engine how it is. They end with this, or with a stop.
+    asking: JoinSet<()>,
 }
 
 impl<'a> Followed<'a> {
@@ -92,10 +94,10 @@ impl<'a> Followed<'a> {
             main_pid: None,
             stage: Stage::Starting,
             phase: Phase::Namespaces,
-            stopping: false,
+            stop_by: None,
             start_timeout,
             deadline: Some(Instant::now() + start_timeout),
-            probe: JoinSet::new(),
+            asking: JoinSet::new(),
         }
     }
 
@@ -125,7 +127,7 @@ impl<'a> Followed<'a> {
                 Happening::OutOfTime => self.run_out_of_time().await,
             }
         }
-        self.probe.abort_all();
+        self.asking.abort_all();
         let status = match &mut self.engine.child {
             Some(child) => child.wait().await.ok(),
             None => None,
@@ -146,7 +148,10 @@ impl<'a> Followed<'a> {
 
     async fn enter_namespaces(&mut self) {
         self.has_namespaces = true;
-        if self.stage == Stage::Starting && !self.stopping && self.phase == Phase::Namespaces {
+        if self.stage == Stage::Starting
+            && self.stop_by.is_none()
+            && self.phase == Phase::Namespaces
+        {
             self.enter(Phase::Network).await;
         }
         self.find_main_pid().await;
@@ -156,11 +161,21 @@ impl<'a> Followed<'a> {
         self.find_main_pid().await;
         let became_ready = status.stage == Stage::Ready && self.stage != Stage::Ready;
         self.stage = status.stage;
-        if became_ready && !self.stopping {
+        if let Some(until) = self.stop_by
+            && status.stage != Stage::Stopping
+        {
+            // It was too young when it was asked, and RootlessKit lost the signal.
+            self.ask_to_stop(until.saturating_duration_since(Instant::now())).await;
+        } else if became_ready {
             self.deadline = None;
             self.enter(Phase::Containers).await;
             let socket = self.engine.plan.docker.socket.clone();
-            self.probe.spawn_local(keep_probing(socket, self.world.events.clone()));
+            self.asking.spawn_local(keep_probing(socket, self.world.events.clone()));
+            if self.engine.child.is_none() {
+                let ours = sockets::inode(&self.world.listener);
+                let events = self.world.events.clone();
+                self.asking.spawn_local(compare_sockets(self.init_client(), ours, events));
+            }
         } else if status.stage != Stage::Ready && status.phase != self.phase {
             self.enter(status.phase).await;
         }
@@ -182,9 +197,13 @@ impl<'a> Followed<'a> {
     }
 
     async fn stop(&mut self, within: Duration) {
-        self.stopping = true;
-        self.probe.abort_all();
+        self.asking.abort_all();
+        self.stop_by = Some(Instant::now() + within);
         self.deadline = Some(Instant::now() + within + STOP_GRACE);
+        self.ask_to_stop(within).await;
+    }
+
+    async fn ask_to_stop(&self, within: Duration) {
         if self.init_client().stop(within).await.is_err() {
             // engine-init is not there yet, or does not listen: RootlessKit passes a signal on.
             let _ = self.engine.shim.signal(Signal::SIGTERM);
@@ -193,7 +212,7 @@ impl<'a> Followed<'a> {
 
     async fn run_out_of_time(&mut self) {
         self.deadline = None;
-        if !self.stopping {
+        if self.stop_by.is_none() {
             let (phase, limit) = (self.phase, self.start_timeout);
             let text = format!("the start did not get beyond its phase {phase} within {limit:?}");
             let part = if phase == Phase::Dockerd { Part::Dockerd } else { Part::Init };
@@ -238,5 +257,15 @@ async fn keep_probing(socket: PathBuf, events: mpsc::Sender<Event>) {
             return;
         }
         sleep(pause).await;
+    }
+}
+
+/// Tell if an engine that was taken over serves another socket than we have, as it is when systemd
+/// made `rootlessd.socket` anew: nobody reaches it then.
+async fn compare_sockets(init: InitClient, ours: Option<u64>, events: mpsc::Sender<Event>) {
+    let theirs = init.listener().await.and_then(|listener| sockets::inode(&listener));
+    if theirs.is_some() && theirs != ours {
+        // A supervisor that left does not need to know.
+        let _ = events.send(Event::OutOfReach).await;
     }
 }

@@ -64,6 +64,8 @@ pub enum Event {
     },
     /// RootlessKit's pid.
     MainPid(u32),
+    /// It serves another socket than the one that clients find now.
+    OutOfReach,
     /// dockerd answers.
     Healthy(Facts),
     /// dockerd does not answer.
@@ -103,7 +105,7 @@ impl Found {
     /// Find it.
     pub fn find(dirs: &Dirs) -> Option<Self> {
         let dir = EngineDir::below(&dirs.runtime);
-        let Record { shim, .. } = dir.read_record().ok()??;
+        let Record { shim } = dir.read_record().ok()??;
         Process::find(shim)?;
         Some(Self { shim, plan: dir.read_plan().ok()?? })
     }
@@ -154,8 +156,8 @@ impl Driver {
         while let Some(command) = self.commands.recv().await {
             match command {
                 Command::Start => self.live().await,
-                // There is nothing to stop, which is what was asked for.
-                Command::Stop { .. } => self.world.tell(Event::Gone).await,
+                // What it was to stop has come to its end meanwhile, and that was told.
+                Command::Stop { .. } => {}
                 Command::Reload(reply) => nothing_to_reload(reply),
             }
         }

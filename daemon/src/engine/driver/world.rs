@@ -17,7 +17,7 @@ use tokio::{
 
 use super::{Event, follow::Engine};
 use crate::{
-    config::{self, Loaded},
+    config::{Loaded, Reader},
     dirs::{Dirs, Environment},
     engine::{
         dir::{EngineDir, Record},
@@ -39,7 +39,9 @@ pub struct World {
     pub dirs: Dirs,
     /// The environment that rootlessd was started with.
     pub environment: Environment,
-    /// The configuration, read again at each start.
+    /// Where the configuration is read, at each start.
+    pub reader: Reader,
+    /// The configuration as it was last read.
     pub loaded: watch::Sender<Loaded>,
     /// The user's systemd, where there is one.
     pub systemd: Option<Systemd>,
@@ -72,7 +74,7 @@ impl World {
     pub(super) async fn launch(&self) -> Result<Engine, Failure> {
         self.tell(Event::Phase(Phase::Preflight)).await;
         self.clean().await;
-        let loaded = self.read_config().map_err(|reason| Failure::Refused(vec![reason]))?;
+        let loaded = self.read_config().await.map_err(|reason| Failure::Refused(vec![reason]))?;
         let systemd = self.systemd.is_some();
         let plan = preflight::prepare(&self.dirs, &self.environment, &loaded, systemd)
             .await
@@ -84,8 +86,8 @@ impl World {
         })
     }
 
-    fn read_config(&self) -> Result<Loaded, Reason> {
-        let loaded = config::load(&self.dirs, &self.environment).map_err(|error| {
+    async fn read_config(&self) -> Result<Loaded, Reason> {
+        let loaded = self.reader.read().await.map_err(|error| {
             let reason = Code::ConfigInvalid.reason(error.message);
             Reason { remedy: error.remedy, ..reason }
         })?;
@@ -116,20 +118,27 @@ impl World {
         Ok(Engine { plan, shim, child: Some(child) })
     }
 
-    /// Remove what an engine left, and tell how it ended.
+    /// Remove what an engine left, and tell how it ended. `status`: of its first process, where it
+    /// could be had.
     pub(super) async fn bury(&self, plan: &Plan, status: Option<ExitStatus>) {
         let death = self.dir().read_death().ok().flatten();
+        // Who ends in order takes the record along.
+        let in_order = matches!(self.dir().read_record(), Ok(None));
         sweep::sweep(self.systemd.as_ref(), &self.dir(), Some(plan)).await;
-        let event = match (death, status) {
-            (Some(death), _) => Event::Died(death),
-            (None, Some(status)) if !status.success() => {
+        let death = death.or_else(|| match status {
+            Some(status) if status.success() => None,
+            None if in_order => None,
+            Some(status) => {
                 let exit = Exit { pid: 0, code: status.code(), signal: status.signal() };
                 let text = format!("engine-shim {}", exit.describe());
-                Event::Died(shim::death(Part::Shim, Some(exit), text, vec![]))
+                Some(shim::death(Part::Shim, Some(exit), text, vec![]))
             }
-            (None, _) => Event::Gone,
-        };
-        self.tell(event).await;
+            None => {
+                let text = "engine-shim was ended before it could tell why".to_owned();
+                Some(shim::death(Part::Shim, None, text, vec![]))
+            }
+        });
+        self.tell(death.map_or(Event::Gone, Event::Died)).await;
     }
 
     /// Remove what an engine left that nobody saw end.

@@ -1,0 +1,113 @@
+//! The status: made from what is known, by nobody else.
+
+use std::path::{Path, PathBuf};
+
+use rootlessd_api::{Reason, Status};
+
+use super::{machine::Life, memory::Memory};
+use crate::{
+    config::Loaded,
+    engine::driver::Facts,
+    plan::{Plan, Versions},
+    reasons::Code,
+};
+
+/// What the status says of the supervisor itself, and never changes.
+#[derive(Clone, Debug)]
+pub struct Constants {
+    /// Who answers.
+    pub supervisor: rootlessd_api::Supervisor,
+    /// The socket of Docker's API.
+    pub socket: PathBuf,
+}
+
+/// What is known of the engine. It can all be found out again.
+#[derive(Default)]
+pub(super) struct Knowledge {
+    pub plan: Option<Plan>,
+    pub shim: Option<u32>,
+    pub facts: Option<Facts>,
+    pub main_pid: Option<u32>,
+    /// Why it is degraded.
+    pub unwell: Option<Reason>,
+    /// Whether the configuration changed since it started.
+    pub stale_config: bool,
+}
+
+/// The status that follows from what is known.
+pub(super) fn status(
+    constants: &Constants,
+    memory: &Memory,
+    engine: &Knowledge,
+    advice: &[Reason],
+) -> Status {
+    let life = memory.machine.life();
+    let plan = engine.plan.as_ref();
+    let info = engine.facts.as_ref().map(|facts| &facts.info);
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let version =
+        |of: fn(&Versions) -> &Option<String>| plan.and_then(|plan| of(&plan.versions).clone());
+    Status {
+        state: life.state(),
+        phase: life.phase(),
+        since: memory.since,
+        reasons: memory
+            .reasons()
+            .chain(engine.unwell.iter().filter(|_| life == Life::Degraded).cloned())
+            .chain(engine.stale_config.then(restart_needed))
+            .chain(advice.iter().cloned())
+            .collect(),
+        next_attempt: memory.next_attempt.map(|moment| moment.realtime),
+        deaths: memory.deaths.clone(),
+        main_pid: engine.main_pid,
+        supervisor: constants.supervisor.clone(),
+        version: info.map(|info| info.server_version.clone()).or_else(|| version(|it| &it.dockerd)),
+        containerd_version: version(|it| &it.containerd),
+        runc_version: version(|it| &it.runc),
+        rootlesskit_version: version(|it| &it.rootlesskit),
+        socket_path: text(&constants.socket),
+        data_root: plan.map(|plan| text(&plan.docker.data_root)),
+        state_dir: plan.map(|plan| text(&plan.state_dir)),
+        network_driver: plan.map(|plan| plan.network_driver.clone()),
+        port_driver: plan.map(|plan| plan.port_driver.clone()),
+        storage_driver: info.map(|info| info.driver.clone()),
+        cgroup_driver: info.map(|info| info.cgroup_driver.clone()),
+        controllers: engine.facts.as_ref().map(|it| it.controllers.clone()).unwrap_or_default(),
+        containers_running: info.map(|info| info.containers_running),
+        processes: vec![],
+    }
+}
+
+/// Whether the engine has to be started anew to follow the new configuration.
+pub(super) fn needs_restart(old: &Loaded, new: &Loaded) -> bool {
+    // What only the supervisor itself goes by is followed at once.
+    let mut engine = new.config.clone();
+    engine.engine.restart = old.config.engine.restart.clone();
+    engine.engine.client_wait = old.config.engine.client_wait;
+    engine.engine.start_timeout = old.config.engine.start_timeout;
+    engine.engine.stop_timeout = old.config.engine.stop_timeout;
+    engine != old.config
+}
+
+fn restart_needed() -> Reason {
+    let text = "the configuration has changed in ways that the engine reads at its start";
+    Code::RestartNeeded.reason_with_remedy(text, "rootlessctl restart")
+}
+
+/// Log a change of the state or the phase.
+pub(super) fn log_change(old: &Status, new: &Status) {
+    if (old.state, old.phase) == (new.state, new.phase) {
+        return;
+    }
+    let state = new.state.as_str();
+    match new.phase {
+        Some(phase) => {
+            tracing::info!(
+                rootlessd_state = state,
+                rootlessd_phase = phase.as_str(),
+                "{state}: {phase}"
+            );
+        }
+        None => tracing::info!(rootlessd_state = state, "{state}"),
+    }
+}
