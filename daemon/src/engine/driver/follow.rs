@@ -33,6 +33,8 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(60);
 const PROBE_AGAIN: Duration = Duration::from_secs(5);
 /// What a stop may take beyond its time before everything is killed.
 const STOP_GRACE: Duration = Duration::from_secs(3);
+/// What RootlessKit may take to end by a signal while it makes the namespaces.
+const SIGNAL_GRACE: Duration = Duration::from_secs(1);
 /// What an engine that is killed may take to be gone.
 const KILL_GRACE: Duration = Duration::from_secs(5);
 
@@ -70,6 +72,8 @@ pub(super) struct Followed<'a> {
     has_namespaces: bool,
     /// RootlessKit's pid.
     main_pid: Option<u32>,
+    /// Whether engine-init has said anything yet.
+    is_heard: bool,
     stage: Stage,
     phase: Phase,
     /// Until when it is to have stopped, once it is to.
@@ -92,6 +96,7 @@ impl<'a> Followed<'a> {
             engine,
             has_namespaces: false,
             main_pid: None,
+            is_heard: false,
             stage: Stage::Starting,
             phase: Phase::Namespaces,
             stop_by: None,
@@ -159,6 +164,7 @@ impl<'a> Followed<'a> {
 
     async fn learn(&mut self, status: InitStatus) {
         self.find_main_pid().await;
+        self.is_heard = true;
         let became_ready = status.stage == Stage::Ready && self.stage != Stage::Ready;
         self.stage = status.stage;
         if let Some(until) = self.stop_by
@@ -199,15 +205,21 @@ impl<'a> Followed<'a> {
     async fn stop(&mut self, within: Duration) {
         self.asking.abort_all();
         self.stop_by = Some(Instant::now() + within);
-        self.deadline = Some(Instant::now() + within + STOP_GRACE);
         self.ask_to_stop(within).await;
     }
 
-    async fn ask_to_stop(&self, within: Duration) {
+    async fn ask_to_stop(&mut self, within: Duration) {
+        let mut patience = within + STOP_GRACE;
         if self.init_client().stop(within).await.is_err() {
             // engine-init is not there yet, or does not listen: RootlessKit passes a signal on.
             let _ = self.engine.shim.signal(Signal::SIGTERM);
+            if !self.is_heard {
+                // There is nothing to be stopped in order; and RootlessKit 1.1 waits for ever for a
+                // child that the signal has ended before its network was there.
+                patience = SIGNAL_GRACE;
+            }
         }
+        self.deadline = Some(Instant::now() + patience);
     }
 
     async fn run_out_of_time(&mut self) {
