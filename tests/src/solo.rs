@@ -347,8 +347,13 @@ impl User {
         let deadline = Instant::now() + Duration::from_secs(1);
         loop {
             let left = self.leftovers(with_rootlessd);
-            let zombies = left.iter().all(|it| it.contains(", Z "));
-            if zombies && !left.is_empty() && Instant::now() < deadline {
+            // The arguments are the first that a process loses when it ends.
+            // What only was to tell its version is not waited for.
+            let ended = left.iter().all(|it| {
+                it.starts_with("process ")
+                    && [": ", "--version", "--help"].iter().any(|end| it.ends_with(end))
+            });
+            if ended && !left.is_empty() && Instant::now() < deadline {
                 thread::sleep(Duration::from_millis(5));
                 continue;
             }
@@ -506,6 +511,8 @@ impl Process {
             ("rootlessd", "engine-init") => "init",
             ("rootlessd", "exec") => "exec",
             ("rootlessd", _) => "rootlessd",
+            // It is asked what it can before it is started.
+            ("rootlesskit", "--help" | "--version") => "probe",
             ("rootlesskit", _) => "rootlesskit",
             ("exe", _) if word(0) == "/proc/self/exe" && word(1).starts_with("--state-dir") => {
                 "rootlesskit-child"

@@ -247,6 +247,10 @@ impl Supervisor {
                 self.step(machine::Event::Unhealthy);
             }
             E::Refused(reasons) => {
+                for Reason { code, part, text, .. } in &reasons {
+                    let part = part.as_str();
+                    tracing::error!(rootlessd_part = part, "cannot start ({code}): {text}");
+                }
                 self.memory.refusals = reasons;
                 self.forget_engine();
                 self.step(machine::Event::Refused);
