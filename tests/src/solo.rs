@@ -159,6 +159,23 @@ impl User {
         command
     }
 
+    /// The same on another machine: one to which root did this, a shell script, before. Nobody else
+    /// sees it.
+    pub fn command_after(&self, script: &str, words: &[&str]) -> Command {
+        let own = self.command("");
+        let uid = self.uid.to_string();
+        let script = format!("set -e\n{script}\nexec \"$@\"");
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "--propagation", "slave", "sh", "-c", &script, "sh"])
+            .args(["setpriv", "--reuid", &uid, "--regid", &uid, "--clear-groups", "--"])
+            .args(words)
+            .env_clear()
+            .envs(own.get_envs().filter_map(|(name, value)| Some((name, value?))))
+            .current_dir(&self.home);
+        command
+    }
+
     /// Run a command to its end.
     pub fn run<A: AsRef<OsStr>>(&self, command: impl IntoIterator<Item = A>) -> Output {
         let mut words = command.into_iter();
