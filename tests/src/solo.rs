@@ -9,7 +9,7 @@ use std::{
     ffi::OsStr,
     fmt,
     fs::{self, File, OpenOptions, Permissions},
-    io::Write,
+    io::{self, Read, Write},
     os::unix::{
         fs::{MetadataExt, PermissionsExt, chown},
         net::UnixStream,
@@ -752,4 +752,17 @@ impl Knocker {
         assert_eq!(refusals, [""; 0], "refused, {count} times not");
         count
     }
+}
+
+/// Ask Docker's API: the status and the body of what it answers, or what the system says.
+pub fn get(socket: &Path, path: &str) -> io::Result<(u16, String)> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(SOON * 2))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let status = head.split_ascii_whitespace().nth(1).and_then(|code| code.parse().ok());
+    let status = status.ok_or_else(|| io::Error::other(format!("no HTTP: {answer:?}")))?;
+    Ok((status, body.to_owned()))
 }
