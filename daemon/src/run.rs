@@ -390,7 +390,10 @@ fn daemonize(dirs: &Dirs) -> io::Result<()> {
         .current_dir("/");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let started = runtime.block_on(async {
-        let mut notifications = Notifications::listen(&socket)?;
+        let mut notifications = Notifications::listen(&socket).map_err(|error| {
+            let text = format!("{} cannot be made: {error}", socket.display());
+            io::Error::new(error.kind(), text)
+        })?;
         let mut child = tokio::process::Command::from(command).spawn()?;
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
         let ready = async { while Some(notifications.ready().await) != pid {} };
