@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
     str::FromStr,
+    time::Duration,
 };
 
 use nix::{
@@ -22,6 +23,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
     task::spawn_local,
+    time::{Instant, sleep},
 };
 use tracing::level_filters::LevelFilter;
 use zbus::Address;
@@ -45,7 +47,11 @@ use crate::{
         handle::Handle,
         memory::{Memory, Store},
     },
-    sys::{cgroup, clock, files, notify::Notifications, process::Process},
+    sys::{
+        cgroup, clock, files,
+        notify::Notifications,
+        process::{Process, Stat},
+    },
     systemd::Systemd,
     varlink,
 };
@@ -56,6 +62,9 @@ const JOURNAL: &str = "/run/systemd/journal/socket";
 const UNIT: &str = "rootlessd.service";
 /// The units that listen for it.
 const SOCKET_UNITS: [&str; 2] = ["rootlessd.socket", "rootlessd-varlink.socket"];
+
+/// How long a lock may stay that a killed rootlessd held.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is to be done after [`prepare`].
 pub enum Prepared {
@@ -308,26 +317,39 @@ async fn end_sockets(sockets: &Sockets, systemd: Option<&Systemd>) {
 /// Be the only rootlessd of this user; with `replace`, instead of another.
 async fn lock(dirs: &Dirs, replace: bool) -> io::Result<Flock<File>> {
     let path = names::runtime_dir(&dirs.runtime).join("lock");
+    let deadline = Instant::now() + LOCK_TIMEOUT;
     let mut lock = loop {
         if let Some(lock) = files::try_lock(&path)? {
             break lock;
         }
         let pid = fs::read_to_string(&path)?.trim().parse().unwrap_or(0);
-        if !replace {
-            return Err(io::Error::other(format!(
-                "another rootlessd runs (process {pid}): stop it, or take its place with \
-                 `rootlessd --replace`"
-            )));
-        }
-        if let Ok(other) = Process::open(pid) {
-            other.signal(Signal::SIGUSR2)?;
-            other.gone().await;
+        match Process::open(pid) {
+            Ok(other) if replace && is_rootlessd(pid) => {
+                other.signal(Signal::SIGUSR2)?;
+                other.gone().await;
+            }
+            // One that was killed can have left a child that is about to become another program,
+            // and has the lock until then.
+            _ if !is_rootlessd(pid) && Instant::now() < deadline => {
+                sleep(Duration::from_millis(10)).await;
+            }
+            _ => {
+                return Err(io::Error::other(format!(
+                    "another rootlessd runs (process {pid}): stop it, or take its place with \
+                     `rootlessd --replace`"
+                )));
+            }
         }
     };
     lock.set_len(0)?;
     lock.rewind()?;
     writeln!(lock, "{}", std::process::id())?;
     Ok(lock)
+}
+
+/// Whether this is a rootlessd that lives.
+fn is_rootlessd(pid: u32) -> bool {
+    Stat::of(pid).is_some_and(|stat| stat.name.starts_with("rootlessd") && stat.state != 'Z')
 }
 
 fn log_args(args: &RunArgs, dirs: &Dirs, loaded: Option<&Loaded>) -> LogArgs {
@@ -368,7 +390,10 @@ fn daemonize(dirs: &Dirs) -> io::Result<()> {
         .current_dir("/");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let started = runtime.block_on(async {
-        let mut notifications = Notifications::listen(&socket)?;
+        let mut notifications = Notifications::listen(&socket).map_err(|error| {
+            let text = format!("{} cannot be made: {error}", socket.display());
+            io::Error::new(error.kind(), text)
+        })?;
         let mut child = tokio::process::Command::from(command).spawn()?;
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
         let ready = async { while Some(notifications.ready().await) != pid {} };

@@ -18,7 +18,10 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use rootlessd_api::names;
 use tokio::time::{Instant, sleep};
 
-use crate::sys::{fd, files, process::Process};
+use crate::sys::{
+    fd, files,
+    process::{Process, Stat},
+};
 
 /// The name that `rootlessd.socket` gives its file (`FileDescriptorName=`).
 const DOCKER: &str = "docker";
@@ -112,7 +115,11 @@ async fn listen(path: PathBuf) -> io::Result<Socket> {
     while let Some(pid) = listening(&path).map_err(fail)? {
         // One that is gone has left the socket to what it had just started, which goes too.
         if Process::open(pid).is_ok() || Instant::now() > patience {
-            let text = format!("cannot listen on {}: process {pid} does", path.display());
+            let name = Stat::of(pid).map_or(String::new(), |stat| format!(", {},", stat.name));
+            let text = format!(
+                "cannot listen on {}: process {pid}{name} does; stop it first",
+                path.display()
+            );
             return Err(io::Error::new(ErrorKind::AddrInUse, text));
         }
         sleep(RETRY).await;

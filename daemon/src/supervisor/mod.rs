@@ -13,7 +13,8 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::OptionFuture;
 use rootlessd_api::{
-    Death, Error, ErrorKind, Job, JobKind, JobOptions, JobResult, Part, Phase, Process, Status,
+    Death, Error, ErrorKind, Job, JobKind, JobOptions, JobResult, Part, Phase, Process, Reason,
+    Status,
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -241,6 +242,10 @@ impl Supervisor {
                 self.step(machine::Event::Restart);
             }
             E::Refused(reasons) => {
+                for Reason { code, part, text, .. } in &reasons {
+                    let part = part.as_str();
+                    tracing::error!(rootlessd_part = part, "cannot start ({code}): {text}");
+                }
                 self.memory.refusals = reasons;
                 self.engine = Knowledge::default();
                 self.step(machine::Event::Refused);

@@ -33,8 +33,9 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(60);
 const PROBE_AGAIN: Duration = Duration::from_secs(5);
 /// What a stop may take beyond its time before everything is killed.
 const STOP_GRACE: Duration = Duration::from_secs(3);
-/// What RootlessKit may take to end by a signal while it makes the namespaces.
-const SIGNAL_GRACE: Duration = Duration::from_secs(1);
+/// What an engine may take to stop that is too young to be asked: it has no containers yet, and
+/// RootlessKit was seen to hang on a signal that came too early.
+const YOUNG_GRACE: Duration = Duration::from_secs(2);
 /// What an engine that is killed may take to be gone.
 const KILL_GRACE: Duration = Duration::from_secs(5);
 
@@ -67,13 +68,13 @@ pub(super) struct Followed<'a> {
     world: &'a World,
     engine: Engine,
     init: Following,
+    /// Whether engine-init was heard.
+    has_init: bool,
     /// Where RootlessKit writes the pid of its child, which has the namespaces.
     child_pid: PathBuf,
     has_namespaces: bool,
     /// RootlessKit's pid.
     main_pid: Option<u32>,
-    /// Whether engine-init has said anything yet.
-    is_heard: bool,
     stage: Stage,
     phase: Phase,
     /// Until when it is to have stopped, once it is to.
@@ -92,11 +93,11 @@ impl<'a> Followed<'a> {
         Self {
             world,
             init: InitClient::of(world.dir()).follow(),
+            has_init: false,
             child_pid: engine.plan.state_dir.join("child_pid"),
             engine,
             has_namespaces: false,
             main_pid: None,
-            is_heard: false,
             stage: Stage::Starting,
             phase: Phase::Namespaces,
             stop_by: None,
@@ -163,16 +164,18 @@ impl<'a> Followed<'a> {
     }
 
     async fn learn(&mut self, status: InitStatus) {
+        self.has_init = true;
         self.find_main_pid().await;
-        self.is_heard = true;
         let became_ready = status.stage == Stage::Ready && self.stage != Stage::Ready;
         self.stage = status.stage;
-        if let Some(until) = self.stop_by
-            && status.stage != Stage::Stopping
-        {
-            // It was too young when it was asked, and RootlessKit lost the signal.
-            self.ask_to_stop(until.saturating_duration_since(Instant::now())).await;
-        } else if became_ready {
+        if let Some(until) = self.stop_by {
+            self.deadline = Some(until + STOP_GRACE);
+            if status.stage != Stage::Stopping {
+                // It was too young when it was asked, and RootlessKit lost the signal.
+                self.ask_to_stop(until).await;
+            }
+        }
+        if became_ready && self.stop_by.is_none() {
             self.deadline = None;
             self.enter(Phase::Containers).await;
             let socket = self.engine.plan.docker.socket.clone();
@@ -204,22 +207,20 @@ impl<'a> Followed<'a> {
 
     async fn stop(&mut self, within: Duration) {
         self.asking.abort_all();
-        self.stop_by = Some(Instant::now() + within);
-        self.ask_to_stop(within).await;
+        self.ask_to_stop(Instant::now() + within).await;
     }
 
-    async fn ask_to_stop(&mut self, within: Duration) {
-        let mut patience = within + STOP_GRACE;
-        if self.init_client().stop(within).await.is_err() {
+    async fn ask_to_stop(&mut self, until: Instant) {
+        self.stop_by = Some(until);
+        self.deadline = Some(until + STOP_GRACE);
+        let left = until.saturating_duration_since(Instant::now());
+        if self.init_client().stop(left).await.is_err() {
             // engine-init is not there yet, or does not listen: RootlessKit passes a signal on.
             let _ = self.engine.shim.signal(Signal::SIGTERM);
-            if !self.is_heard {
-                // There is nothing to be stopped in order; and RootlessKit 1.1 waits for ever for a
-                // child that the signal has ended before its network was there.
-                patience = SIGNAL_GRACE;
+            if !self.has_init {
+                self.deadline = Some(until.min(Instant::now() + YOUNG_GRACE));
             }
         }
-        self.deadline = Some(Instant::now() + patience);
     }
 
     async fn run_out_of_time(&mut self) {
