@@ -49,7 +49,7 @@ fn while_it_starts_and_stops(machine: &Machine) {
         let mut watch = machine.watch();
         machine.ctl(["restart", "--no-block"]);
         loop {
-            let status = watch.next();
+            let status = watch.next_status();
             let place = format!("{} {}", word(&status["state"]), word(&status["phase"]));
             if places.contains(&place.as_str()) {
                 break;
