@@ -142,9 +142,14 @@ impl Engine {
         }
     }
 
+    /// The next command, if there is one.
+    pub fn try_command(&mut self) -> Option<Command> {
+        self.commands.try_recv().ok()
+    }
+
     /// Whether nothing was asked for that was not taken.
     pub fn is_left_alone(&mut self) -> bool {
-        self.commands.try_recv().is_err()
+        self.try_command().is_none()
     }
 
     /// Tell the supervisor something.
@@ -216,6 +221,11 @@ impl Engine {
     /// What the configuration is when it is read the next time.
     pub fn set_config(&self, config: Result<Config, Error>) {
         *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config.map(loaded);
+    }
+
+    /// The configuration, as it is in force.
+    pub fn loads(&self) -> watch::Receiver<Loaded> {
+        self.loads.clone()
     }
 
     /// The configuration that is in force.
