@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
     str::FromStr,
+    time::Duration,
 };
 
 use nix::{
@@ -317,9 +318,13 @@ async fn lock(dirs: &Dirs, replace: bool) -> io::Result<Flock<File>> {
                  `rootlessd --replace`"
             )));
         }
-        if let Ok(other) = Process::open(pid) {
-            other.signal(Signal::SIGUSR2)?;
-            other.gone().await;
+        match Process::open(pid) {
+            Ok(other) => {
+                other.signal(Signal::SIGUSR2)?;
+                other.gone().await;
+            }
+            // It has not written down who it is yet, or it is not to be seen from here.
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
         }
     };
     lock.set_len(0)?;
