@@ -40,8 +40,8 @@ impl Stat {
         Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
     }
 
-    /// The name is in parentheses and may hold some itself (proc(5)).
-    fn parse(text: &str) -> Option<Self> {
+    /// Of the text of such a file. The name is in parentheses and may hold some itself (proc(5)).
+    pub fn parse(text: &str) -> Option<Self> {
         let (head, tail) = text.rsplit_once(')')?;
         let fields: Vec<_> = tail.split_ascii_whitespace().collect();
         Some(Self {
