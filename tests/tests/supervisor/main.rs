@@ -61,7 +61,7 @@ async fn outcome(handle: &Handle, id: u32) -> (JobResult, Option<ErrorKind>) {
 
 /// What the supervisor made of everything that was told so far.
 async fn settled(handle: &Handle, engine: &Engine) -> Status {
-    // Events are taken in their order, and requests beside them: an answer of each kind is due.
+    // It takes events in their order, so the last one shows that it took those before.
     let seen = handle.status().containers_running.unwrap_or(0) + 1;
     engine.tell_healthy(seen).await;
     reaches(handle, |status| status.containers_running == Some(seen)).await
