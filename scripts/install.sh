@@ -47,7 +47,7 @@ if [ -n "$remove" ]; then
 	completions | while read -r _ target; do rm -f "$target"; done
 	exit 0
 fi
-if [ ! -x $built/rootlessd ] || [ ! -x $built/rootlessctl ]; then
+if [ ! -x "$built/rootlessd" ] || [ ! -x "$built/rootlessctl" ]; then
 	echo "there is nothing to install yet: run \`make build\` first" >&2
 	exit 1
 fi

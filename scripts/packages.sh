@@ -1,7 +1,7 @@
 # Sourced: installs Debian packages that are missing, as root or through sudo.
 # shellcheck shell=bash
 
-as_root() {
+privileged() {
     if [ "$EUID" = 0 ]; then "$@"; else sudo "$@"; fi
 }
 
@@ -15,7 +15,7 @@ need_packages() {
     local get=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0)
     local install=("${get[@]}" install --no-install-recommends -y "${missing[@]}")
     # The lists of a fresh machine are empty or old: they are fetched only if that turns out to be so.
-    as_root "${install[@]}" >/dev/null 2>&1 || { as_root "${get[@]}" update >&2 && as_root "${install[@]}" >&2; }
+    privileged "${install[@]}" >/dev/null 2>&1 || { privileged "${get[@]}" update >&2 && privileged "${install[@]}" >&2; }
 }
 
 # The same, with Docker among them: where it was not there, its rootful service is kept from starting, now and later.
@@ -27,13 +27,13 @@ need_docker() {
     local policy=/usr/sbin/policy-rc.d made=
     if [ ! -e $policy ]; then
         made=1
-        printf '#!/bin/sh\nexit 101\n' | as_root tee $policy >/dev/null
-        as_root chmod 755 $policy
+        printf '#!/bin/sh\nexit 101\n' | privileged tee $policy >/dev/null
+        privileged chmod 755 $policy
     fi
     need_packages docker.io "$@"
-    [ -z "$made" ] || as_root rm $policy
+    [ -z "$made" ] || privileged rm $policy
     if [ -d /run/systemd/system ]; then
-        as_root systemctl disable -q --now docker.service docker.socket containerd.service 2>/dev/null || true
+        privileged systemctl disable -q --now docker.service docker.socket containerd.service 2>/dev/null || true
     fi
     echo "Docker was not installed: its rootful service, which comes with the package, stays off" >&2
 }

@@ -30,15 +30,15 @@ say "Rootless Docker of the user $user ($uid)"
 # useradd gives a range to every user that it makes; others may have none.
 if ! grep -qE "^($user|$uid):" /etc/subuid || ! grep -qE "^($user|$uid):" /etc/subgid; then
     from=$(awk -F: 'BEGIN { n = 524288 } $2 + $3 > n { n = $2 + $3 } END { print n }' /etc/subuid /etc/subgid)
-    as_root usermod --add-subuids "$from-$((from + 65535))" --add-subgids "$from-$((from + 65535))" "$user"
+    privileged usermod --add-subuids "$from-$((from + 65535))" --add-subgids "$from-$((from + 65535))" "$user"
 fi
 # udev makes it, with this mode; there may be no udev.
 if [ ! -e /dev/net/tun ]; then
-    as_root mkdir -p /dev/net
-    as_root mknod /dev/net/tun c 10 200
+    privileged mkdir -p /dev/net
+    privileged mknod /dev/net/tun c 10 200
 fi
-[ "$(stat -c %a /dev/net/tun)" = 666 ] || as_root chmod 666 /dev/net/tun
-as_root env PATH="$PATH" make -s install
+[ "$(stat -c %a /dev/net/tun)" = 666 ] || privileged chmod 666 /dev/net/tun
+privileged env PATH="$PATH" make -s install
 
 # Runs a command as the user, with the environment of a session.
 runtime=/run/user/$uid
@@ -54,8 +54,8 @@ as_user() {
 
 if [ -n "$systemd" ]; then
     # The user's systemd is there from boot on, and stays after logout.
-    as_root loginctl enable-linger "$user"
-    as_root systemctl start "user@$uid.service"
+    privileged loginctl enable-linger "$user"
+    privileged systemctl start "user@$uid.service"
     as_user systemctl --user daemon-reload
     as_user systemctl --user enable -q --now rootlessd
     # If it ran before: the new one takes the engine over.

@@ -10,10 +10,13 @@ scripts/lint.sh
 
 # The real engine and the beds are driven with what `make install` installs.
 make -s build
-fast=()
-[ "${1:-}" != --fast ] || fast=(-E 'not binary(/^bed_/)')
-if [ ${#fast[@]} = 0 ]; then
-    cargo test --locked --workspace
-else
-    cargo test --locked --workspace --exclude rootlessd-tests
+if [ "${1:-}" != --fast ]; then
+    exec cargo test --locked --workspace
 fi
+tests=(--lib)
+for file in tests/tests/*.rs; do
+    name=$(basename "$file" .rs)
+    [[ $name == bed_* ]] || tests+=(--test "$name")
+done
+cargo test --locked --workspace --exclude rootlessd-tests
+cargo test --locked -p rootlessd-tests "${tests[@]}"

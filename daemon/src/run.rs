@@ -23,6 +23,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
     task::spawn_local,
+    time::{Instant, sleep},
 };
 use tracing::level_filters::LevelFilter;
 use zbus::Address;
@@ -42,11 +43,15 @@ use crate::{
     readiness,
     sockets::{self, Sockets},
     supervisor::{
-        Constants, Links, Shutdown, Supervisor,
+        Constants, Inheritance, Links, Shutdown, Supervisor,
         handle::Handle,
         memory::{Memory, Store},
     },
-    sys::{cgroup, clock, files, notify::Notifications, process::Process},
+    sys::{
+        cgroup, clock, files,
+        notify::Notifications,
+        process::{Process, Stat},
+    },
     systemd::Systemd,
     varlink,
 };
@@ -57,6 +62,9 @@ const JOURNAL: &str = "/run/systemd/journal/socket";
 const UNIT: &str = "rootlessd.service";
 /// The units that listen for it.
 const SOCKET_UNITS: [&str; 2] = ["rootlessd.socket", "rootlessd-varlink.socket"];
+
+/// How long a lock may stay that a killed rootlessd held.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is to be done after [`prepare`].
 pub enum Prepared {
@@ -130,15 +138,18 @@ async fn supervise(here: Here) -> io::Result<()> {
     let systemd = find_systemd(&dirs, bus.as_ref()).await;
     let store = Store::below(&dirs.runtime);
     let remembered = store.load();
-    // What is left of a dead engine matters only to who thinks that there is one.
-    let believed = remembered.as_ref().is_some_and(|memory| memory.machine.life().has_engine());
-    let found = Found::find(&dirs).filter(|found| believed || found.is_alive());
-    let engines = match &found {
+    let (found, engines) = match Found::find(&dirs) {
         // systemd kept the socket itself.
-        Some(found) if !sockets::has_docker(&passed) => found.listener(&dirs).await,
-        _ => None,
+        Some(found) if sockets::has_docker(&passed) => (Some(found), None),
+        Some(found) => found.listener(&dirs).await.unzip(),
+        None => (None, None),
     };
-    let sockets = sockets::acquire(&dirs.runtime, passed, engines)?;
+    let inherited = match &found {
+        Some(_) => Inheritance::Engine,
+        // Before anything listens: what is left of an engine may still hold its socket.
+        None => Inheritance::Nothing(Found::bury_unseen(&dirs, systemd.as_ref()).await),
+    };
+    let sockets = sockets::acquire(&dirs.runtime, passed, engines).await?;
     tracing::info!(
         "rootlessd {} {}",
         env!("CARGO_PKG_VERSION"),
@@ -178,9 +189,8 @@ async fn supervise(here: Here) -> io::Result<()> {
         events: event,
     };
     let links = Links { mailbox, commands: command, events, shutdown, loaded, reader, store };
-    let was_found = found.is_some();
     let driver = spawn_local(Driver::new(world, commands).run(found));
-    let supervisor = spawn_local(Supervisor::new(links, constants, memory).run(was_found));
+    let supervisor = spawn_local(Supervisor::new(links, constants, memory).run(inherited));
     front(&handle, &sockets, loads.clone(), bus)?;
     if is_new {
         handle.request(JobKind::Start, JobOptions::default()).await.map_err(io::Error::other)?;
@@ -307,30 +317,39 @@ async fn end_sockets(sockets: &Sockets, systemd: Option<&Systemd>) {
 /// Be the only rootlessd of this user; with `replace`, instead of another.
 async fn lock(dirs: &Dirs, replace: bool) -> io::Result<Flock<File>> {
     let path = names::runtime_dir(&dirs.runtime).join("lock");
+    let deadline = Instant::now() + LOCK_TIMEOUT;
     let mut lock = loop {
         if let Some(lock) = files::try_lock(&path)? {
             break lock;
         }
         let pid = fs::read_to_string(&path)?.trim().parse().unwrap_or(0);
-        if !replace {
-            return Err(io::Error::other(format!(
-                "another rootlessd runs (process {pid}): stop it, or take its place with \
-                 `rootlessd --replace`"
-            )));
-        }
         match Process::open(pid) {
-            Ok(other) => {
+            Ok(other) if replace && is_rootlessd(pid) => {
                 other.signal(Signal::SIGUSR2)?;
                 other.gone().await;
             }
-            // It has not written down who it is yet, or it is not to be seen from here.
-            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            // One that was killed can have left a child that is about to become another program,
+            // and has the lock until then.
+            _ if !is_rootlessd(pid) && Instant::now() < deadline => {
+                sleep(Duration::from_millis(10)).await;
+            }
+            _ => {
+                return Err(io::Error::other(format!(
+                    "another rootlessd runs (process {pid}): stop it, or take its place with \
+                     `rootlessd --replace`"
+                )));
+            }
         }
     };
     lock.set_len(0)?;
     lock.rewind()?;
     writeln!(lock, "{}", std::process::id())?;
     Ok(lock)
+}
+
+/// Whether this is a rootlessd that lives.
+fn is_rootlessd(pid: u32) -> bool {
+    Stat::of(pid).is_some_and(|stat| stat.name.starts_with("rootlessd") && stat.state != 'Z')
 }
 
 fn log_args(args: &RunArgs, dirs: &Dirs, loaded: Option<&Loaded>) -> LogArgs {
@@ -371,7 +390,10 @@ fn daemonize(dirs: &Dirs) -> io::Result<()> {
         .current_dir("/");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let started = runtime.block_on(async {
-        let mut notifications = Notifications::listen(&socket)?;
+        let mut notifications = Notifications::listen(&socket).map_err(|error| {
+            let text = format!("{} cannot be made: {error}", socket.display());
+            io::Error::new(error.kind(), text)
+        })?;
         let mut child = tokio::process::Command::from(command).spawn()?;
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
         let ready = async { while Some(notifications.ready().await) != pid {} };

@@ -20,16 +20,5 @@ need_root() {
     exec sudo env "${settings[@]}" "$0" "$@"
 }
 
-# Installs those Debian packages that are missing here.
-need_packages() {
-    local missing=() p
-    for p; do
-        [ "$(dpkg-query -Wf '${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || missing+=("$p")
-    done
-    [ ${#missing[@]} = 0 ] && return
-    echo "installing ${missing[*]}" >&2
-    local get=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0)
-    local install=("${get[@]}" install --no-install-recommends -y "${missing[@]}")
-    # The lists of a fresh machine are empty or old: they are fetched only if that turns out to be so.
-    "${install[@]}" >/dev/null 2>&1 || { "${get[@]}" update >&2 && "${install[@]}" >&2; }
-}
+# shellcheck source=scripts/packages.sh
+. "$HERE/../../scripts/packages.sh"

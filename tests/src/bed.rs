@@ -251,9 +251,12 @@ impl Output {
         trimmed(self.stderr)
     }
 
-    fn of(command: &mut Command) -> Self {
-        let output =
-            command.stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    pub(crate) fn of(command: &mut Command) -> Self {
+        Self::of_reading(command, Stdio::null())
+    }
+
+    pub(crate) fn of_reading(command: &mut Command, stdin: impl Into<Stdio>) -> Self {
+        let output = command.stdin(stdin).output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
         Self {
             command: typed(command),
             status: output.status,
@@ -281,7 +284,7 @@ pub struct Spawned {
 }
 
 impl Spawned {
-    fn new(command: &mut Command) -> Self {
+    pub(crate) fn new(command: &mut Command) -> Self {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

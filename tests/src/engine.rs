@@ -16,7 +16,7 @@ use rootlessd::{
     plan::{DockerPlan, Plan, Versions},
     reasons::Code,
     supervisor::{
-        Constants, Links, Shutdown, Supervisor,
+        Constants, Inheritance, Links, Shutdown, Supervisor,
         handle::{Handle, Reply},
         memory::{Memory, Store},
     },
@@ -100,7 +100,8 @@ impl Setup {
             }),
             store: Store::below(runtime),
         };
-        let supervisor = Supervisor::new(links, constants, self.memory).run(self.found);
+        let inherited = if self.found { Inheritance::Engine } else { Inheritance::Nothing(None) };
+        let supervisor = Supervisor::new(links, constants, self.memory).run(inherited);
         let supervisor = spawn_local(supervisor);
         let engine =
             Engine { commands, events, shutdown, supervisor, config, loads, _runtime: None };

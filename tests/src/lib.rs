@@ -6,7 +6,9 @@ pub mod engine;
 pub mod front;
 pub mod idl;
 pub mod install;
+pub mod machine;
 pub mod raw;
+pub mod solo;
 pub mod status;
 
 use std::{

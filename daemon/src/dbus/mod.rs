@@ -71,11 +71,11 @@ async fn serve(
     announcer.status(connection).await?;
 
     loop {
-        // In this order, what a job brought about is told before its end.
+        // In this order, a job's beginning is told before what it brings about; and so is that
+        // before its end, which the announcer sees to.
         tokio::select! {
             biased;
             () = connection.closed() => return Ok(()),
-            Ok(()) = status.changed() => announcer.status(connection).await?,
             job = jobs.recv() => match job {
                 Ok(job) => {
                     announcer.job(connection, &job).await?;
@@ -85,6 +85,7 @@ async fn serve(
                 // The supervisor has ended, and ends us.
                 Err(RecvError::Closed) => connection.closed().await,
             },
+            Ok(()) = status.changed() => announcer.status(connection).await?,
             Some(change) = owners.next() => {
                 let change = change.args()?;
                 let ours = connection.unique_name().map(|name| name.as_str());

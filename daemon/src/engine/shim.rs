@@ -13,7 +13,10 @@ use std::{
 };
 
 use clap::Args;
-use nix::{sys::signal::Signal, unistd::Pid};
+use nix::{
+    sys::signal::Signal,
+    unistd::{Pid, setsid},
+};
 use rootlessd_api::{Death, Part};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -52,6 +55,9 @@ pub struct ShimArgs {
 /// Wait on standard input until this process is where it belongs: a byte says so. An end of file
 /// says that rootlessd died before it could.
 pub fn wait_for_release() -> bool {
+    // A session of the engine's own: ctrl-C in rootlessd's terminal is for rootlessd, which then
+    // stops the engine in order, and the end of the terminal is no end of the engine.
+    let _ = setsid();
     matches!(io::stdin().read(&mut [0]), Ok(1))
 }
 

@@ -5,7 +5,9 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fs, io,
+    fs::{self, Permissions},
+    io,
+    os::unix::fs::PermissionsExt,
     time::Duration,
 };
 
@@ -55,17 +57,22 @@ async fn try_sweep(
 /// start: a `docker.pid` that names any live process, and a `containerd.pid` that is not a bare
 /// number. Only names that the daemons make are touched, since the directory is the user's choice.
 pub fn remove_runtime_files(docker: &DockerPlan) {
-    let mut done = vec![files::remove(&docker.pid_file)];
-    for name in ["containerd", "netns", "runtimes", "runtime-runc", "swarm", "metrics.sock"] {
-        let path = docker.exec_root.join(name);
-        done.push(match fs::symlink_metadata(&path) {
-            Ok(metadata) if metadata.is_dir() => files::remove_tree(&path),
+    let names =
+        ["containerd", "libnetwork", "netns", "runtimes", "runtime-runc", "swarm", "metrics.sock"];
+    let below = names.map(|name| docker.exec_root.join(name));
+    for path in [docker.pid_file.clone()].into_iter().chain(below) {
+        let removed = match fs::symlink_metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => {
+                // dockerd's `libnetwork` is one that only root can enter, which nobody is out here.
+                let _ = fs::set_permissions(&path, Permissions::from_mode(0o700));
+                files::remove_tree(&path)
+            }
             Ok(_) => files::remove(&path),
             Err(_) => Ok(()),
-        });
-    }
-    for error in done.into_iter().filter_map(Result::err) {
-        tracing::warn!("a leftover of the last engine stays: {error}");
+        };
+        if let Err(error) = removed {
+            tracing::warn!("{} of the last engine stays: {error}", path.display());
+        }
     }
     // Something else in it is not ours to judge.
     let _ = fs::remove_dir(&docker.exec_root);
@@ -159,7 +166,7 @@ mod tests {
             command.args(["-c", script, "sh"]).args(arguments).spawn().unwrap()
         };
         let mut other = sh("sleep 60; :", &["--dir=", path]);
-        let mut ours = sh("sleep 61 & wait", &["--dir", path]);
+        let mut ours = sh("sleep 61 & wait; exit 1", &["--dir", path]);
         assert!(find(&marks(&dir, None)).contains(&ours.id()));
         // The zombie stays until it is waited for, which is the parent's business.
         end_processes(&dir, None).await.unwrap();

@@ -80,7 +80,10 @@ impl Memory {
                 let more =
                     if more == 0 { String::new() } else { format!(", and {more} more reasons") };
                 Error {
-                    kind: ErrorKind::Preflight,
+                    kind: match Code::ConfigInvalid.is(reason) {
+                        true => ErrorKind::Config,
+                        false => ErrorKind::Preflight,
+                    },
                     message: format!("{}{more}", reason.text),
                     remedy: reason.remedy.clone(),
                 }

@@ -13,7 +13,8 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::OptionFuture;
 use rootlessd_api::{
-    Death, Error, ErrorKind, Job, JobKind, JobOptions, JobResult, Part, Phase, Process, Status,
+    Death, Error, ErrorKind, Job, JobKind, JobOptions, JobResult, Part, Phase, Process, Reason,
+    Status,
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -45,6 +46,15 @@ pub enum Shutdown {
     StopEngine,
     /// The engine stays, for the next supervisor to take over.
     LeaveEngine,
+}
+
+/// What there is of an engine when a supervisor begins.
+#[derive(Debug)]
+pub enum Inheritance {
+    /// One that an earlier supervisor left running. The driver will tell how it is and how it ends.
+    Engine,
+    /// None; how the last one died, if it did so unseen and wrote that down. The driver says nothing.
+    Nothing(Option<Death>),
 }
 
 /// What joins the supervisor to everything else.
@@ -110,10 +120,9 @@ impl Supervisor {
         status::status(constants, memory, &Knowledge::default(), &[])
     }
 
-    /// Be the supervisor until it is to end. `found`: there is an engine of an earlier one, and the
-    /// driver will tell how it is, or how it ended.
-    pub async fn run(mut self, found: bool) -> Shutdown {
-        self.resume(found);
+    /// Be the supervisor until it is to end.
+    pub async fn run(mut self, inherited: Inheritance) -> Shutdown {
+        self.resume(inherited);
         loop {
             let wake = self.delay;
             let deadline = self.jobs.deadline();
@@ -146,28 +155,28 @@ impl Supervisor {
     }
 
     /// Go on where the last supervisor was.
-    fn resume(&mut self, found: bool) {
-        match (self.memory.machine.life(), found) {
-            (Life::Stopping(..), true) => self.perform(&[Effect::Stop]),
-            (Life::Stopping(..), false) => self.step(machine::Event::Gone),
-            (Life::Starting(_) | Life::Running | Life::Degraded, true) => {}
-            (Life::Stopped | Life::Backoff | Life::Failed, true) => {
+    fn resume(&mut self, inherited: Inheritance) {
+        use Inheritance::{Engine, Nothing};
+        match (self.memory.machine.life(), inherited) {
+            (Life::Stopping(..), Engine) => self.perform(&[Effect::Stop]),
+            (Life::Stopping(..), Nothing(_)) => self.step(machine::Event::Gone),
+            (Life::Starting(_) | Life::Running | Life::Degraded, Engine) => {}
+            (Life::Stopped | Life::Backoff | Life::Failed, Engine) => {
                 self.step(machine::Event::Found);
             }
-            // The start had not come so far that there was anything to find.
-            (Life::Starting(Phase::Preflight | Phase::Namespaces), false) => {
+            // The start had not come so far that there was anything that could have died.
+            (Life::Starting(Phase::Preflight | Phase::Namespaces), Nothing(None)) => {
                 self.perform(&[Effect::Start]);
             }
-            // It died while nobody looked, and nothing is left that could tell how.
-            (Life::Starting(_) | Life::Running | Life::Degraded, false) => {
-                self.bury(unseen_death());
+            (Life::Starting(_) | Life::Running | Life::Degraded, Nothing(death)) => {
+                self.bury(death.unwrap_or_else(unseen_death));
                 self.step(machine::Event::Died);
             }
-            (Life::Backoff, false) => {
+            (Life::Backoff, Nothing(_)) => {
                 let left = self.memory.next_attempt.map_or(Duration::ZERO, Moment::left);
                 self.delay = Some(Instant::now() + left);
             }
-            (Life::Stopped | Life::Failed, false) => {}
+            (Life::Stopped | Life::Failed, Nothing(_)) => {}
         }
         self.publish();
     }
@@ -233,6 +242,10 @@ impl Supervisor {
                 self.step(machine::Event::Restart);
             }
             E::Refused(reasons) => {
+                for Reason { code, part, text, .. } in &reasons {
+                    let part = part.as_str();
+                    tracing::error!(rootlessd_part = part, "cannot start ({code}): {text}");
+                }
                 self.memory.refusals = reasons;
                 self.engine = Knowledge::default();
                 self.step(machine::Event::Refused);

@@ -40,7 +40,7 @@ fn main() -> ExitCode {
 
     println!("{}", versions(&bed, suite));
     println!("{rounds} rounds, in turn; medians (least to most)\n");
-    println!("{:34}{:>28}{:>28}{:>8}", "", "rootlessd", "stock", "ratio");
+    println!("{:36}{:>32}{:>32}{:>8}", "", "rootlessd", "stock", "ratio");
     for measure in measures() {
         let mut samples = [vec![], vec![]];
         for _ in 0..rounds {
@@ -163,7 +163,7 @@ fn versions(bed: &Bed, suite: Suite) -> String {
 }
 
 fn row(measure: &Measure, samples: &mut [Vec<f64>; 2]) -> String {
-    let mut line = format!("{:34}", measure.name);
+    let mut line = format!("{:36}", measure.name);
     let mut medians = vec![];
     for samples in samples {
         samples.sort_by(f64::total_cmp);
@@ -176,7 +176,7 @@ fn row(measure: &Measure, samples: &mut [Vec<f64>; 2]) -> String {
             Unit::Megabytes => format!("{:.1} MB", value / 1e6),
         };
         let cell = format!("{} ({} to {})", show(median), show(least), show(most));
-        let _ = write!(line, "{cell:>28}");
+        let _ = write!(line, "{cell:>32}");
     }
     match medians[..] {
         [ours, stock] if ours > 0.0 && stock > 0.0 => {

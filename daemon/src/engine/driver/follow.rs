@@ -33,6 +33,9 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(60);
 const PROBE_AGAIN: Duration = Duration::from_secs(5);
 /// What a stop may take beyond its time before everything is killed.
 const STOP_GRACE: Duration = Duration::from_secs(3);
+/// What an engine may take to stop that is too young to be asked: it has no containers yet, and
+/// RootlessKit was seen to hang on a signal that came too early.
+const YOUNG_GRACE: Duration = Duration::from_secs(2);
 /// What an engine that is killed may take to be gone.
 const KILL_GRACE: Duration = Duration::from_secs(5);
 
@@ -65,6 +68,8 @@ pub(super) struct Followed<'a> {
     world: &'a World,
     engine: Engine,
     init: Following,
+    /// Whether engine-init was heard.
+    has_init: bool,
     /// Where RootlessKit writes the pid of its child, which has the namespaces.
     child_pid: PathBuf,
     has_namespaces: bool,
@@ -72,7 +77,8 @@ pub(super) struct Followed<'a> {
     main_pid: Option<u32>,
     stage: Stage,
     phase: Phase,
-    stopping: bool,
+    /// Until when it is to have stopped, once it is to.
+    stop_by: Option<Instant>,
     start_timeout: Duration,
     deadline: Option<Instant>,
     /// The tasks that ask a ready engine how it is. They end with this, or with a stop.
@@ -87,13 +93,14 @@ impl<'a> Followed<'a> {
         Self {
             world,
             init: InitClient::of(world.dir()).follow(),
+            has_init: false,
             child_pid: engine.plan.state_dir.join("child_pid"),
             engine,
             has_namespaces: false,
             main_pid: None,
             stage: Stage::Starting,
             phase: Phase::Namespaces,
-            stopping: false,
+            stop_by: None,
             start_timeout,
             deadline: Some(Instant::now() + start_timeout),
             asking: JoinSet::new(),
@@ -147,17 +154,28 @@ impl<'a> Followed<'a> {
 
     async fn enter_namespaces(&mut self) {
         self.has_namespaces = true;
-        if self.stage == Stage::Starting && !self.stopping && self.phase == Phase::Namespaces {
+        if self.stage == Stage::Starting
+            && self.stop_by.is_none()
+            && self.phase == Phase::Namespaces
+        {
             self.enter(Phase::Network).await;
         }
         self.find_main_pid().await;
     }
 
     async fn learn(&mut self, status: InitStatus) {
+        self.has_init = true;
         self.find_main_pid().await;
         let became_ready = status.stage == Stage::Ready && self.stage != Stage::Ready;
         self.stage = status.stage;
-        if became_ready && !self.stopping {
+        if let Some(until) = self.stop_by {
+            self.deadline = Some(until + STOP_GRACE);
+            if status.stage != Stage::Stopping {
+                // It was too young when it was asked, and RootlessKit lost the signal.
+                self.ask_to_stop(until).await;
+            }
+        }
+        if became_ready && self.stop_by.is_none() {
             self.deadline = None;
             self.enter(Phase::Containers).await;
             let socket = self.engine.plan.docker.socket.clone();
@@ -188,18 +206,26 @@ impl<'a> Followed<'a> {
     }
 
     async fn stop(&mut self, within: Duration) {
-        self.stopping = true;
         self.asking.abort_all();
-        self.deadline = Some(Instant::now() + within + STOP_GRACE);
-        if self.init_client().stop(within).await.is_err() {
+        self.ask_to_stop(Instant::now() + within).await;
+    }
+
+    async fn ask_to_stop(&mut self, until: Instant) {
+        self.stop_by = Some(until);
+        self.deadline = Some(until + STOP_GRACE);
+        let left = until.saturating_duration_since(Instant::now());
+        if self.init_client().stop(left).await.is_err() {
             // engine-init is not there yet, or does not listen: RootlessKit passes a signal on.
             let _ = self.engine.shim.signal(Signal::SIGTERM);
+            if !self.has_init {
+                self.deadline = Some(until.min(Instant::now() + YOUNG_GRACE));
+            }
         }
     }
 
     async fn run_out_of_time(&mut self) {
         self.deadline = None;
-        if !self.stopping {
+        if self.stop_by.is_none() {
             let (phase, limit) = (self.phase, self.start_timeout);
             let text = format!("the start did not get beyond its phase {phase} within {limit:?}");
             let part = if phase == Phase::Dockerd { Part::Dockerd } else { Part::Init };

@@ -10,7 +10,10 @@ mod world;
 use std::{os::fd::OwnedFd, time::Duration};
 
 use rootlessd_api::{Death, Error, Phase, Reason};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::sleep,
+};
 
 pub use self::world::World;
 use self::{
@@ -21,12 +24,17 @@ use super::{
     dir::{EngineDir, Record},
     docker,
     init::client::InitClient,
+    sweep,
 };
 use crate::{
     dirs::Dirs,
     plan::Plan,
     sys::process::{Identity, Process},
+    systemd::Systemd,
 };
+
+/// How long an engine may take until it can be asked for its socket.
+const LISTENER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the supervisor asks for.
 #[derive(Debug)]
@@ -86,7 +94,7 @@ pub struct Driver {
     commands: mpsc::Receiver<Command>,
 }
 
-/// An engine that an earlier rootlessd left, dead or alive.
+/// An engine that an earlier rootlessd left running.
 #[derive(Debug)]
 pub struct Found {
     shim: Identity,
@@ -94,26 +102,39 @@ pub struct Found {
 }
 
 impl Found {
-    /// Find it. One that was stopped in order is not found.
+    /// Find it.
     pub fn find(dirs: &Dirs) -> Option<Self> {
         let dir = EngineDir::below(&dirs.runtime);
         let Record { shim } = dir.read_record().ok()??;
+        Process::find(shim)?;
         Some(Self { shim, plan: dir.read_plan().ok()?? })
     }
 
-    /// Whether it lives.
-    pub fn is_alive(&self) -> bool {
-        Process::find(self.shim).is_some()
+    /// Remove what is left of an engine that is not found any more: how it died, if it wrote that
+    /// down.
+    pub async fn bury_unseen(dirs: &Dirs, systemd: Option<&Systemd>) -> Option<Death> {
+        let dir = EngineDir::below(&dirs.runtime);
+        if !dir.path().exists() {
+            return None;
+        }
+        let death = dir.read_death().ok().flatten();
+        let plan = dir.read_plan().ok().flatten();
+        sweep::sweep(systemd, &dir, plan.as_ref()).await;
+        death
     }
 
-    /// The listening socket that its clients know. Waits while it is too young to answer; `None`
-    /// if it dies of its youth.
-    pub async fn listener(&self, dirs: &Dirs) -> Option<OwnedFd> {
+    /// The engine with the listening socket that its clients know. Waits while it is too young to
+    /// answer; `None` if it dies of its youth, or cannot be talked to, so that it has to end.
+    pub async fn listener(self, dirs: &Dirs) -> Option<(Self, OwnedFd)> {
         let shim = Process::find(self.shim)?;
         let init = InitClient::of(EngineDir::below(&dirs.runtime));
         tokio::select! {
-            listener = init.listener() => listener,
+            listener = init.listener() => Some((self, listener?)),
             () = shim.gone() => None,
+            () = sleep(LISTENER_TIMEOUT) => {
+                tracing::error!("the running engine does not hand over its socket, so it is ended");
+                None
+            }
         }
     }
 }

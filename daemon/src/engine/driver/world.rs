@@ -97,9 +97,13 @@ impl World {
 
     async fn start_shim(&self, plan: Plan) -> io::Result<Engine> {
         let dir = self.dir();
-        dir.make()?;
-        dir.write_plan(&plan)?;
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&plan.state_dir)?;
+        let state_dir =
+            || std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&plan.state_dir);
+        let made = dir.make().and_then(|()| dir.write_plan(&plan)).and_then(|()| state_dir());
+        made.map_err(|error| {
+            let runtime = self.dirs.runtime.display();
+            io::Error::new(error.kind(), format!("{runtime} cannot be written to: {error}"))
+        })?;
         let args = ShimArgs { dir: dir.path().to_owned(), log: self.log.clone() };
         let command = shim::command(&args, &plan, self.listener.try_clone()?)?;
         let mut child = tokio::process::Command::from(command)

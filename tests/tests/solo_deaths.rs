@@ -1,0 +1,187 @@
+//! The engine dies, at any moment and by any part of it, without systemd.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{
+    collections::BTreeMap,
+    fs, thread,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use rootlessd_tests::{
+    bed::wait_for,
+    solo::{SOON, User, exists, page, rounds, signal, wait_gone},
+};
+
+/// Deaths do not add up to a failure here, and are answered at once.
+const PATIENT: &str = "engine.restart = { limit = 0, delay = \"10ms\", max_delay = \"10ms\" }\n";
+
+/// `kill -9` of a part, so many ms after a start was asked for: it comes up all the same.
+#[test]
+fn at_every_moment_of_a_start() {
+    let user = User::new();
+    // RootlessKit itself can hang when its child dies while the network is connected; then the
+    // start runs out of time.
+    user.configure(&format!("{PATIENT}engine.start_timeout = \"5s\"\n"));
+    user.daemonize();
+    let mut told: BTreeMap<String, u32> = BTreeMap::new();
+    let mut hits = BTreeMap::new();
+    let parts = ["shim", "rootlesskit", "rootlesskit-child", "init", "rootlessd"];
+    // With more rounds, every 10 ms: by 300 ms it is up.
+    let steps = rounds(5);
+    for part in parts {
+        for step in 0..steps {
+            user.ctl("stop").ok();
+            user.assert_clean(false);
+            let begun = Instant::now();
+            user.ctl("start --no-block").ok();
+            let moment = Duration::from_millis(u64::from(step) * 300 / u64::from(steps));
+            thread::sleep(moment.saturating_sub(begun.elapsed()));
+            let pid = if part == "rootlessd" { Some(user.rootlessd()) } else { user.find(part) };
+            if let Some(pid) = pid {
+                *hits.entry(part).or_insert(0) += 1;
+                signal(pid, Signal::SIGKILL);
+                wait_gone(pid);
+            }
+            if part == "rootlessd" {
+                user.daemonize();
+            }
+            let status = user.wait_state("running");
+            for death in status["deaths"].as_array().unwrap() {
+                let text = format!("{}: {}", death["part"], death["text"]);
+                *told.entry(text).or_default() += 1;
+            }
+            user.docker("version").ok();
+            user.ctl("reset-failed").ok();
+        }
+    }
+    eprintln!("killed {hits:?}, told {told:#?}");
+    user.ctl("stop").ok();
+    user.assert_clean(false);
+}
+
+/// `SIGTERM` to rootlessd while the engine starts: it ends, and leaves nothing.
+#[test]
+fn a_start_that_is_called_off() {
+    let user = User::new();
+    for round in 0..rounds(5) {
+        let moment = [20, 50, 100, 200, 400][round as usize % 5];
+        user.daemonize();
+        let mut watch = user.watch();
+        watch.next_status();
+        let rootlessd = user.rootlessd();
+        thread::sleep(Duration::from_millis(moment));
+        signal(rootlessd, Signal::SIGTERM);
+        let begun = Instant::now();
+        while watch.next_status().is_some() {}
+        wait_gone(rootlessd);
+        let states = watch.states();
+        eprintln!("after {moment} ms: {states:?}, within {:?}", begun.elapsed());
+        assert_eq!(states.last().map(String::as_str), Some("stopped"), "{states:?}");
+        assert!(states.iter().all(|state| state != "failed" && state != "backoff"), "{states:?}");
+        drop(watch);
+        user.assert_clean(true);
+    }
+}
+
+/// The parent of all dies while containers run: whatever it leaves is ended before the next start.
+#[test]
+fn with_containers() {
+    let user = User::new();
+    user.configure(PATIENT);
+    user.start();
+    user.load_image();
+    let (container, _) = user.serve_page("--restart unless-stopped");
+    for _ in 0..rounds(1) {
+        for part in ["shim", "rootlesskit", "rootlesskit-child", "init", "dockerd", "containerd"] {
+            let shims = user.processes();
+            let old: Vec<_> = shims.iter().filter(|it| it.part() != "rootlessd").collect();
+            let mut watch = user.watch();
+            let begun = Instant::now();
+            signal(user.pid(part), Signal::SIGKILL);
+            watch.until(|status| status["state"] == "backoff");
+            let noticed = begun.elapsed();
+            let status = watch.until(|status| status["state"] == "running");
+            drop(watch);
+            let back = begun.elapsed();
+            for process in old {
+                assert!(!exists(process.pid), "{part}: {process} lives on");
+            }
+            wait_for("the page is back", SOON, || page(user.port(&container)));
+            let deaths = status["deaths"].as_array().unwrap();
+            let death = deaths.last().unwrap();
+            eprintln!(
+                "{part} killed: noticed after {noticed:?}, running after {back:?}, page after {:?}: {} {}",
+                begun.elapsed(),
+                death["part"],
+                death["text"]
+            );
+        }
+    }
+    let log = user.log("supervisor");
+    let complaints: Vec<_> = log.lines().filter(|line| line.contains("last engine")).collect();
+    assert_eq!(complaints, [""; 0]);
+    user.ctl("stop").ok();
+    user.assert_clean(false);
+}
+
+/// It dies while no rootlessd is there, and takes its leftovers along at the next start.
+#[test]
+fn unseen() {
+    let user = User::new();
+    user.configure(PATIENT);
+    user.start();
+    user.load_image();
+    let (container, _) = user.serve_page("--restart unless-stopped");
+    for part in ["dockerd", "shim"] {
+        let rootlessd = user.rootlessd();
+        signal(rootlessd, Signal::SIGKILL);
+        wait_gone(rootlessd);
+        let (victim, shim) = (user.pid(part), user.pid("shim"));
+        signal(victim, Signal::SIGKILL);
+        wait_gone(shim);
+        let old = user.processes();
+        user.daemonize();
+        let status = user.wait_state("running");
+        for process in old {
+            assert!(!exists(process.pid), "{process} lives on");
+        }
+        wait_for("the page is back", SOON, || page(user.port(&container)));
+        let death = status["deaths"].as_array().unwrap().last().unwrap().clone();
+        eprintln!("{part}: {death}");
+        assert_eq!(death["part"], part, "{death}");
+    }
+    user.ctl("stop").ok();
+    user.assert_clean(false);
+}
+
+/// One that dies too often is given up, with what is known of it; a person brings it back.
+#[test]
+fn too_often() {
+    let user = User::new();
+    let dockerd =
+        user.script("bin/dockerd", "echo 'level=fatal msg=\"the disk is on fire\"' >&2; exit 3");
+    user.configure(&format!("dockerd.path = {dockerd:?}\nengine.restart.delay = \"10ms\"\n"));
+    user.daemonize();
+    let mut watch = user.watch();
+    let status = watch.until(|status| status["state"] == "failed");
+    let deaths = status["deaths"].as_array().unwrap();
+    assert_eq!(deaths.len(), 5);
+    let death = deaths.last().unwrap();
+    assert_eq!((&death["part"], &death["exitCode"]), (&"dockerd".into(), &3.into()), "{death}");
+    assert!(death["text"].as_str().unwrap().contains("the disk is on fire"), "{death}");
+    assert!(death["log"][0].as_str().unwrap().contains("the disk is on fire"), "{death}");
+    assert_eq!(status["reasons"][0]["code"], "died-too-often");
+    assert_eq!(watch.states().iter().filter(|state| *state == "backoff").count(), 4);
+    drop(watch);
+    let told = user.docker("version").fails();
+    assert!(told.contains("the disk is on fire") && told.contains("rootlessctl"), "{told}");
+    user.assert_clean(false);
+    fs::remove_file(&dockerd).unwrap();
+    user.configure("");
+    assert_eq!(user.ctl("reset-failed").status.code(), Some(0));
+    assert_eq!(user.state(), "stopped");
+    user.ctl("start").ok();
+    assert_eq!(user.state(), "running");
+}
