@@ -43,6 +43,8 @@ pub struct Setup {
     pub memory: Memory,
     /// Whether there is an engine of an earlier one.
     pub found: bool,
+    /// How one died that is not there any more.
+    pub unseen: Option<Death>,
     /// The configuration.
     pub config: Config,
 }
@@ -100,7 +102,10 @@ impl Setup {
             }),
             store: Store::below(runtime),
         };
-        let inherited = if self.found { Inheritance::Engine } else { Inheritance::Nothing(None) };
+        let inherited = match self.found {
+            true => Inheritance::Engine,
+            false => Inheritance::Nothing(self.unseen),
+        };
         let supervisor = Supervisor::new(links, constants, self.memory).run(inherited);
         let supervisor = spawn_local(supervisor);
         let engine =

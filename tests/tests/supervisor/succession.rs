@@ -79,11 +79,25 @@ fn an_engine_that_was_found_tells_how_it_is() {
         let status = settled(&handle, &engine).await;
         assert_eq!((status.state, status.since), (State::Running, 1), "it went on all the time");
 
-        // Or how it died while nobody looked.
-        let (handle, engine) = setup.start();
+        // Or how it dies while it is looked for.
+        let (handle, engine) = setup.clone().start();
         engine.tell(Event::Died(death(Part::Containerd))).await;
         let status = is(&handle, State::Failed).await;
         assert_eq!(status.deaths, [death(Part::Containerd)]);
+        // Or how it died before that, if it was believed to live.
+        for (life, deaths) in [
+            (json!("running"), vec![death(Part::Init)]),
+            (starting("namespaces"), vec![death(Part::Init)]),
+            (stopping("rest"), vec![]),
+            (json!("stopped"), vec![]),
+        ] {
+            let (memory, unseen) = (memory(life), Some(death(Part::Init)));
+            let setup = Setup { memory, found: false, unseen, ..setup.clone() };
+            let (handle, mut engine) = setup.start();
+            let state = if deaths.is_empty() { State::Stopped } else { State::Failed };
+            assert_eq!(is(&handle, state).await.deaths, deaths);
+            assert!(engine.is_left_alone());
+        }
     });
 }
 
