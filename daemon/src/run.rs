@@ -42,6 +42,7 @@ use crate::{
     logging::{self, LogArgs},
     readiness,
     sockets::{self, Sockets},
+    spare_name::SpareName,
     supervisor::{
         Constants, Inheritance, Links, Shutdown, Supervisor,
         handle::Handle,
@@ -194,6 +195,12 @@ async fn supervise(here: Here) -> io::Result<()> {
     let driver = spawn_local(Driver::new(world, commands).run(found));
     let supervisor = spawn_local(Supervisor::new(links, constants, memory).run(inherited));
     front(&handle, &sockets, loads.clone(), bus)?;
+    let spare_name = SpareName::of(&sockets.docker.path, &names::runtime_dir(&dirs.runtime));
+    let keeping = spare_name.clone().keep();
+    spawn_local(async move {
+        let Err(error) = keeping.await;
+        tracing::warn!("Docker's socket is not kept from removal: {error}");
+    });
     if is_new {
         handle.request(JobKind::Start, JobOptions::default()).await.map_err(io::Error::other)?;
     }
@@ -210,6 +217,7 @@ async fn supervise(here: Here) -> io::Result<()> {
     // The driver ends with the supervisor, which gave it commands.
     driver.await.map_err(io::Error::other)?;
     if how == Shutdown::StopEngine {
+        spare_name.remove();
         end_sockets(&sockets, systemd.as_ref()).await;
     }
     drop(lock);
