@@ -17,6 +17,7 @@ pub mod reasons;
 pub mod rootlesskit;
 pub mod run;
 pub mod sockets;
+pub mod spare_name;
 pub mod supervisor;
 pub mod sys;
 pub mod systemd;

@@ -42,6 +42,7 @@ use crate::{
     logging::{self, LogArgs},
     readiness,
     sockets::{self, Sockets},
+    spare_name::SpareName,
     supervisor::{
         Constants, Inheritance, Links, Shutdown, Supervisor,
         handle::Handle,
@@ -50,7 +51,7 @@ use crate::{
     sys::{
         cgroup, clock, files,
         notify::Notifications,
-        process::{Process, Stat},
+        process::{self, Process, Stat},
     },
     systemd::Systemd,
     varlink,
@@ -86,6 +87,8 @@ pub struct Here {
 pub fn prepare(args: &RunArgs) -> Result<Prepared, Error> {
     let internal =
         |what: &str, error: io::Error| Error::new(ErrorKind::Internal, format!("{what}: {error}"));
+    // Many clients need many files, and so does what the engine is started with.
+    process::raise_file_limit().map_err(|error| internal("the limit of open files", error))?;
     let passed = sockets::passed().map_err(|error| internal("systemd's sockets", error))?;
     let environment = Environment::of_process();
     let dirs = Dirs::resolve(&environment)?;
@@ -192,6 +195,12 @@ async fn supervise(here: Here) -> io::Result<()> {
     let driver = spawn_local(Driver::new(world, commands).run(found));
     let supervisor = spawn_local(Supervisor::new(links, constants, memory).run(inherited));
     front(&handle, &sockets, loads.clone(), bus)?;
+    let spare_name = SpareName::of(&sockets.docker.path, &names::runtime_dir(&dirs.runtime));
+    let keeping = spare_name.clone().keep();
+    spawn_local(async move {
+        let Err(error) = keeping.await;
+        tracing::warn!("Docker's socket is not kept from removal: {error}");
+    });
     if is_new {
         handle.request(JobKind::Start, JobOptions::default()).await.map_err(io::Error::other)?;
     }
@@ -208,6 +217,7 @@ async fn supervise(here: Here) -> io::Result<()> {
     // The driver ends with the supervisor, which gave it commands.
     driver.await.map_err(io::Error::other)?;
     if how == Shutdown::StopEngine {
+        spare_name.remove();
         end_sockets(&sockets, systemd.as_ref()).await;
     }
     drop(lock);

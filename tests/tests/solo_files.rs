@@ -10,7 +10,7 @@ use std::{
 };
 
 use nix::{
-    mount::{MsFlags, mount, umount},
+    mount::{MsFlags, mount},
     sys::signal::Signal,
 };
 use rootlessd_tests::solo::{User, exists, mount_tmpfs, signal, text, wait_gone};
@@ -142,8 +142,6 @@ fn a_full_runtime_directory() {
         user.daemonize();
     }
     user.wait_state("running");
-    user.kill_all();
-    umount(&user.runtime).unwrap();
 }
 
 #[test]
@@ -161,8 +159,6 @@ fn a_read_only_runtime_directory() {
     assert!(told.contains("Read-only file system"), "{told}");
     remount(MsFlags::empty());
     user.start();
-    user.kill_all();
-    umount(&user.runtime).unwrap();
 }
 
 /// As at a logout without lingering: everything in it is unlinked.
