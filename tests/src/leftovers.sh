@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Prints what of an engine is left, as root of the bed.
 run=/run/user/4242
 manager=/sys/fs/cgroup/user.slice/user-4242.slice/user@4242.service
@@ -13,12 +14,11 @@ if [ -d "$manager" ]; then
     done 2>/dev/null
     as_user systemctl --user list-units --all --plain --no-legend '*.scope' | grep -v '^init.scope' | sed 's/^/unit /'
 fi
-# Whoever is the parent: nobody's zombies.
-# A command of a test is its own parent's, outside.
+# Zombies, but for a test's own commands, whose parent is outside.
 ps -eo stat=,pid=,ppid=,args= | awk '$1 ~ /^Z/ && $3 != 0' | sed 's/^/zombie /'
 # Processes that escaped, and mounts that any process still sees.
-ps -eo pid=,args= | grep -E 'rootlesskit|engine-(shim|init)|containerd|dockerd|docker-proxy|slirp4netns|/serve|httpd -f' |
-    grep -v grep | sed 's/^/process /'
+ps -eo pid=,args= | awk '!/awk/ &&
+    /rootlesskit|engine-(shim|init)|containerd|dockerd|docker-proxy|slirp4netns|\/serve|httpd -f/ { print "process " $0 }'
 cat /proc/[0-9]*/mountinfo 2>/dev/null | grep -E "$run/(docker|rootlessd|netns)|overlay2?/|/run/\.ro" | sort -u | sed 's/^/mount /'
 # Files, and ports.
 for file in $run/docker $run/docker.pid $run/dockerd-rootless $run/rootlessd/engine /tmp/rootlesskit*; do

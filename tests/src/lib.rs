@@ -2,6 +2,7 @@
 
 pub mod bed;
 pub mod bus;
+pub mod changed;
 pub mod engine;
 pub mod front;
 pub mod idl;

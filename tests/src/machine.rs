@@ -147,7 +147,7 @@ impl Machine {
     pub fn watch(&self) -> Watch {
         let spawned = self.spawn_user(["rootlessctl", "watch", "--json"]);
         let mut watch = Watch { spawned, now: Value::Null, states: vec![] };
-        watch.now = watch.next();
+        watch.now = watch.next_status();
         watch
     }
 
@@ -171,7 +171,7 @@ impl Machine {
     fn wait_status(&self, wanted: impl Fn(&Value) -> bool) -> Value {
         let mut watch = self.watch();
         while !wanted(&watch.now) {
-            watch.next();
+            watch.next_status();
         }
         watch.now
     }
@@ -186,6 +186,15 @@ impl Machine {
     pub fn leftovers(&self) -> String {
         let search = include_str!("leftovers.sh");
         self.root_sh(search).ok()
+    }
+
+    /// A varlink client that nobody wrote a library for: it sends a call, listens on, and prints each
+    /// reply as a line.
+    pub fn raw_client(&self, socket: &str, call: &str) -> Spawned {
+        // Its input stays open, for as long as it is to listen.
+        let client =
+            "(printf '%s\\0' \"$0\"; cat) | socat - UNIX-CONNECT:$1 | stdbuf -o0 tr '\\0' '\\n'";
+        self.spawn_user(["sh", "-c", client, call, socket])
     }
 
     /// Kills a process of the bed at once.
@@ -212,7 +221,7 @@ pub struct Watch {
 impl Watch {
     /// The next status.
     #[track_caller]
-    pub fn next(&mut self) -> Value {
+    pub fn next_status(&mut self) -> Value {
         self.try_next(SOON).unwrap_or_else(|| panic!("no news after {}", self.now))
     }
 
@@ -230,7 +239,7 @@ impl Watch {
     /// The next status with one of these states, after the one that was seen last.
     #[track_caller]
     pub fn until(&mut self, states: &[&str]) -> Value {
-        while !states.contains(&word(&self.next()["state"]).as_str()) {}
+        while !states.contains(&word(&self.next_status()["state"]).as_str()) {}
         self.now.clone()
     }
 

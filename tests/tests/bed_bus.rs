@@ -185,10 +185,8 @@ fn a_raw_varlink_client(machine: &Machine) {
     assert_eq!(answers[1]["parameters"]["status"]["state"], "running");
     assert_eq!(answers[2]["error"], "org.varlink.service.MethodNotFound");
 
-    let watch = r#"{"method":"org.rootlessd.Supervisor.Watch","parameters":{},"more":true}\0"#;
-    // Its input stays open, for as long as it is to listen.
-    let client = "(printf \"$0\"; cat) | socat - UNIX-CONNECT:$1 | stdbuf -o0 tr '\\0' '\\n'";
-    let client = machine.spawn_user(["sh", "-c", client, watch, VARLINK]);
+    let watch = r#"{"method":"org.rootlessd.Supervisor.Watch","parameters":{},"more":true}"#;
+    let client = machine.raw_client(VARLINK, watch);
     watched(machine, client, |line| {
         let reply: Value = serde_json::from_str(line).expect("JSON");
         assert_eq!(reply["continues"], true);

@@ -18,6 +18,10 @@ fn docker_works() {
         let fetched = "docker run --rm rootlessd/tiny wget -qO- http://198.51.100.1/page";
         assert_eq!(machine.user_sh(fetched).ok(), "outside");
 
+        let group = machine.root(["cat", &format!("/proc/{}/cgroup", machine.web_pid())]).ok();
+        let group = group.lines().find(|line| line.starts_with("0::")).expect("a cgroup");
+        assert!(group.contains("/rootlessd.slice/rootlessd-containers.slice/docker-"), "{group}");
+
         build_and_compose(&machine);
         containers_do_not_see_the_notify_socket(&machine);
         nobody_else_speaks_for_the_engine(&machine);

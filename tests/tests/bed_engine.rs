@@ -24,6 +24,11 @@ fn the_engine_is_killed() {
     on_both(|suite| {
         let machine = Machine::running_with(suite, PATIENT);
         machine.serve();
+        // What is looked for afterwards is found before.
+        let there = machine.leftovers();
+        for kind in ["process", "unit", "mount", "file", "port"] {
+            assert!(there.lines().any(|line| line.starts_with(kind)), "{kind} in\n{there}");
+        }
         let mut times = BTreeMap::<_, Vec<_>>::new();
         for round in 0..rounds(2) {
             for (victim, part) in VICTIMS {

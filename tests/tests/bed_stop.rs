@@ -10,8 +10,9 @@ use rootlessd_tests::{
 /// When a start is called off, in ms after it began.
 const MOMENTS: [u32; 5] = [20, 50, 100, 200, 400];
 
-/// The same image with a first process that ignores every signal it may.
-const STUBBORN: &str = "docker run -d --name stubborn rootlessd/tiny sh -c 'trap : TERM INT; while :; do sleep 1; done'";
+/// A container whose first process ignores every signal that it may.
+const STUBBORN: &str = "docker run -d --name stubborn rootlessd/tiny \
+    sh -c 'trap : TERM INT; while :; do sleep 1; done'";
 
 #[test]
 fn a_start_is_called_off() {
