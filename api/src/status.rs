@@ -203,8 +203,8 @@ pub struct Status {
     /// When the next start is tried, in µs of CLOCK_REALTIME; in `backoff` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_attempt: Option<u64>,
-    /// The deaths since the last success of long standing or `ResetFailed`, the newest last; at
-    /// most 20, and only the newest carries its log lines.
+    /// The deaths since `ResetFailed`, the newest last; at most 20, and only the newest carries its
+    /// log lines.
     #[serde(default)]
     pub deaths: Vec<Death>,
     /// The pid of RootlessKit's first process, while there is one.

@@ -64,6 +64,8 @@ pub async fn keep(
                 }
             }
             Door::Answer(message) => tokio::select! {
+                // The news first: nobody is told of a state that is over.
+                biased;
                 changed = statuses.changed() => if changed.is_err() { std::future::pending().await },
                 client = listener.accept(), if clients.len() < CLIENTS => match client {
                     Ok((client, _)) => {

@@ -51,7 +51,7 @@ use crate::{
     sys::{
         cgroup, clock, files,
         notify::Notifications,
-        process::{Process, Stat},
+        process::{self, Process, Stat},
     },
     systemd::Systemd,
     varlink,
@@ -87,6 +87,8 @@ pub struct Here {
 pub fn prepare(args: &RunArgs) -> Result<Prepared, Error> {
     let internal =
         |what: &str, error: io::Error| Error::new(ErrorKind::Internal, format!("{what}: {error}"));
+    // Many clients need many files, and so does what the engine is started with.
+    process::raise_file_limit().map_err(|error| internal("the limit of open files", error))?;
     let passed = sockets::passed().map_err(|error| internal("systemd's sockets", error))?;
     let environment = Environment::of_process();
     let dirs = Dirs::resolve(&environment)?;

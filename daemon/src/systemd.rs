@@ -70,10 +70,12 @@ impl Systemd {
     }
 
     async fn manager(&self) -> io::Result<ManagerProxy<'static>> {
-        let connection = zbus::connection::Builder::address(self.address.clone())
-            .method_timeout(TIMEOUT)
-            .build()
+        let builder = zbus::connection::Builder::address(self.address.clone());
+        let connected = builder.method_timeout(TIMEOUT).build();
+        // A bus that does not say hello would hold up every start and stop.
+        let connection = tokio::time::timeout(TIMEOUT, connected)
             .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
             .map_err(other)?;
         ManagerProxy::builder(&connection)
             .cache_properties(zbus::proxy::CacheProperties::No)

@@ -43,6 +43,8 @@ pub struct Setup {
     pub memory: Memory,
     /// Whether there is an engine of an earlier one.
     pub found: bool,
+    /// How one died that is not there any more.
+    pub unseen: Option<Death>,
     /// The configuration.
     pub config: Config,
 }
@@ -100,7 +102,10 @@ impl Setup {
             }),
             store: Store::below(runtime),
         };
-        let inherited = if self.found { Inheritance::Engine } else { Inheritance::Nothing(None) };
+        let inherited = match self.found {
+            true => Inheritance::Engine,
+            false => Inheritance::Nothing(self.unseen),
+        };
         let supervisor = Supervisor::new(links, constants, self.memory).run(inherited);
         let supervisor = spawn_local(supervisor);
         let engine =
@@ -143,9 +148,14 @@ impl Engine {
         }
     }
 
+    /// The next command, if there is one.
+    pub fn try_command(&mut self) -> Option<Command> {
+        self.commands.try_recv().ok()
+    }
+
     /// Whether nothing was asked for that was not taken.
     pub fn is_left_alone(&mut self) -> bool {
-        self.commands.try_recv().is_err()
+        self.try_command().is_none()
     }
 
     /// Tell the supervisor something.
@@ -217,6 +227,11 @@ impl Engine {
     /// What the configuration is when it is read the next time.
     pub fn set_config(&self, config: Result<Config, Error>) {
         *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config.map(loaded);
+    }
+
+    /// The configuration, as it is in force.
+    pub fn loads(&self) -> watch::Receiver<Loaded> {
+        self.loads.clone()
     }
 
     /// The configuration that is in force.

@@ -323,7 +323,7 @@ impl User {
     }
 
     /// What is there of an engine, or of a rootlessd if that is to be gone too: processes, mounts,
-    /// sockets, files. Whatever was in the directories before is not counted, as long as `kept`.
+    /// sockets, files.
     pub fn leftovers(&self, with_rootlessd: bool) -> Vec<String> {
         let mut found: Vec<_> = self
             .processes()
@@ -342,6 +342,8 @@ impl User {
                 "rootlessd/engine.lock",
                 "rootlessd/state.json",
                 "rootlessd/org.rootlessd.Supervisor",
+                // Its second name, to give it the first again.
+                "rootlessd/docker.sock",
                 "docker.sock",
             ],
         };

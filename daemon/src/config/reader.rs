@@ -73,6 +73,12 @@ mod tests {
 
     use super::*;
 
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_fault_of_ours_is_told_as_one() {
+        let reader = Reader::new(|| panic!("a test of what happens then"));
+        assert_eq!(reader.read().await.unwrap_err().kind, ErrorKind::Internal);
+    }
+
     #[tokio::test(flavor = "current_thread", start_paused = true)]
     async fn a_file_system_that_does_not_answer_costs_one_thread() {
         let (answer, answered) = mpsc::channel();

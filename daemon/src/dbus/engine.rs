@@ -232,8 +232,7 @@ impl Engine {
         self.gate.status().containers_running.unwrap_or(values::UNKNOWN)
     }
 
-    /// The engine's deaths since the last success of long standing or ResetFailed, the newest last,
-    /// at most 20: "at" (t), in µs of CLOCK_REALTIME; "part" (s), the part that died first;
+    /// The engine's deaths since ResetFailed, the newest last, at most 20: "at" (t), in µs of CLOCK_REALTIME; "part" (s), the part that died first;
     /// "exit_code" (i) or "signal" (i), if that is known; "text" (s), a sentence; "log" (as), the
     /// last lines that the part wrote, with the newest death only. Keys may be added.
     #[zbus(property)]

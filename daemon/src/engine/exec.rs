@@ -14,6 +14,7 @@ use nix::{
     sys::{prctl, signal::Signal},
     unistd::getppid,
 };
+use rustix::process::{Resource, getrlimit};
 
 /// The first number of a file that systemd hands over (sd_listen_fds(3)).
 const LISTEN_FDS_START: i32 = 3;
@@ -67,6 +68,13 @@ pub fn command(program: &Path, listener: Option<std::os::fd::OwnedFd>) -> io::Re
 
 /// Hand a file to a command under a number.
 pub fn pass(command: &mut Command, file: std::os::fd::OwnedFd, number: i32) -> io::Result<()> {
+    // What fails in the child between fork(2) and exec(2) cannot be told well.
+    let limit = getrlimit(Resource::Nofile).current;
+    if limit.is_some_and(|limit| limit <= u64::from(number.unsigned_abs())) {
+        let text =
+            format!("no more than {} open files are allowed (ulimit -n)", limit.unwrap_or(0));
+        return Err(io::Error::other(text));
+    }
     command
         .fd_mappings(vec![FdMapping { parent_fd: file, child_fd: number }])
         .map_err(io::Error::other)?;

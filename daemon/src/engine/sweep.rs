@@ -166,7 +166,7 @@ mod tests {
             command.args(["-c", script, "sh"]).args(arguments).spawn().unwrap()
         };
         let mut other = sh("sleep 60; :", &["--dir=", path]);
-        let mut ours = sh("sleep 61 & wait", &["--dir", path]);
+        let mut ours = sh("sleep 61 & wait; exit 1", &["--dir", path]);
         assert!(find(&marks(&dir, None)).contains(&ours.id()));
         // The zombie stays until it is waited for, which is the parent's business.
         end_processes(&dir, None).await.unwrap();

@@ -9,7 +9,7 @@ use std::{
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use rootlessd_api::{Reason, names};
 
-use crate::{dirs::Dirs, plan::DockerPlan, reasons::Code};
+use crate::{dirs::Dirs, plan::DockerPlan, reasons::Code, sys::process::Stat};
 
 /// Looks for other engines on the same state, data or socket.
 ///
@@ -141,10 +141,8 @@ impl Machine<'_> {
     }
 
     fn parent(&self, pid: u32) -> Option<u32> {
-        let stat = fs::read_to_string(self.proc(pid, "stat")).ok()?;
-        // The name, in parentheses, may hold anything.
-        let (_, rest) = stat.rsplit_once(')')?;
-        rest.split_ascii_whitespace().nth(1)?.parse().ok().filter(|parent| *parent > 0)
+        let stat = Stat::parse(&fs::read_to_string(self.proc(pid, "stat")).ok()?)?;
+        Some(stat.parent).filter(|parent| *parent > 0)
     }
 }
 
@@ -221,7 +219,8 @@ mod tests {
             let at = |file| format!("/proc/{pid}/{file}");
             self.machine.write(&at("comm"), &format!("{comm}\n"));
             self.machine.write(&at("cgroup"), cgroup);
-            self.machine.write(&at("stat"), &format!("{pid} (a) b) S {parent} 1 1\n"));
+            self.machine
+                .write(&at("stat"), &format!("{pid} (a) b) S {parent}{}\n", " 1".repeat(18)));
         }
 
         fn lock(&self, directory: &Path, pid: u32) {

@@ -257,8 +257,10 @@ impl Supervisor {
 
     /// The engine came to its end, which is a death unless it was to be stopped.
     fn lose_engine(&mut self, event: machine::Event, death: Death) {
-        if !matches!(self.memory.machine.life(), Life::Stopping(..)) {
-            self.bury(death);
+        match self.memory.machine.life() {
+            life if !life.has_engine() => return,
+            Life::Stopping(..) => {}
+            _ => self.bury(death),
         }
         self.engine = Knowledge::default();
         self.step(event);

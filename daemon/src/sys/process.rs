@@ -6,7 +6,9 @@ use std::{
 };
 
 use nix::{sys::signal::Signal, unistd::Pid};
-use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
+use rustix::process::{
+    PidfdFlags, Resource, Rlimit, getrlimit, pidfd_open, pidfd_send_signal, setrlimit,
+};
 use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
 
@@ -40,8 +42,8 @@ impl Stat {
         Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
     }
 
-    /// The name is in parentheses and may hold some itself (proc(5)).
-    fn parse(text: &str) -> Option<Self> {
+    /// Of the text of such a file. The name is in parentheses and may hold some itself (proc(5)).
+    pub fn parse(text: &str) -> Option<Self> {
         let (head, tail) = text.rsplit_once(')')?;
         let fields: Vec<_> = tail.split_ascii_whitespace().collect();
         Some(Self {
@@ -102,6 +104,13 @@ impl Process {
         // The only errors are those of a runtime that shuts down, after which nothing waits.
         let _ = self.pidfd.readable().await;
     }
+}
+
+/// Open as many files as this process may, it and its children: the limit that most are started
+/// with is for programs that use select(2).
+pub fn raise_file_limit() -> io::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?)
 }
 
 /// End a process for good, whatever it is doing. That it is gone is no error.
