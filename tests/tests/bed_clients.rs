@@ -5,10 +5,18 @@ use rootlessd_tests::{
     machine::{Machine, SOON, on_both, pids, rounds, victims, word},
 };
 
-/// Asks until there is a file `enough`, and prints how each question ended: curl's status and HTTP's.
-const ASK: &str = "while [ ! -e enough ]; do \
-    curl -s -m 60 -o /dev/null --unix-socket $XDG_RUNTIME_DIR/docker.sock -w '%{exitcode} %{http_code}\\n' \
-    http://docker/_ping; done; echo enough";
+/// Asks until there is a file `enough`, and prints how each question ended. A connection that is made and
+/// then lost was accepted by the dockerd that went; curl does not tell that from one refused.
+const ASK: &str = r#"perl -MIO::Socket::UNIX -e '
+$SIG{PIPE} = "IGNORE";
+while (! -e "enough") {
+    my $socket = IO::Socket::UNIX->new(Peer => "$ENV{XDG_RUNTIME_DIR}/docker.sock");
+    if (!$socket) { print "refused: $!\n"; next }
+    print $socket "GET /_ping HTTP/1.0\r\nHost: docker\r\n\r\n";
+    my $answer = <$socket>;
+    print defined $answer && $answer =~ m{^HTTP/1\.\d (\d+)} ? "$1\n" : "cut off\n";
+}
+print "enough\n"'"#;
 
 #[test]
 fn a_client_is_always_answered() {
@@ -115,9 +123,9 @@ fn over_restarts(machine: &Machine) {
         client.wait_line(SOON, |line| line == "enough");
         for line in client.seen() {
             match line.as_str() {
-                "0 200" => answered += 1,
+                "200" => answered += 1,
                 // It had been accepted by the dockerd that went.
-                "52 000" | "56 000" => cut += 1,
+                "cut off" => cut += 1,
                 "enough" => {}
                 other => others.push(other.to_owned()),
             }

@@ -1,7 +1,8 @@
 //! An engine that is there, followed from its launch or its take-over to its end.
 
-use std::{path::PathBuf, process::ExitStatus, time::Duration};
+use std::{future::pending, path::PathBuf, process::ExitStatus, time::Duration};
 
+use futures_util::FutureExt;
 use nix::sys::signal::Signal;
 use rootlessd_api::{Part, Phase};
 use tokio::{
@@ -14,7 +15,7 @@ use tokio::{
 use super::{Command, Event, Facts, World};
 use crate::{
     engine::{
-        docker,
+        docker::{self, ContainerEvents},
         init::{
             InitStatus, Stage,
             client::{Following, InitClient},
@@ -31,6 +32,8 @@ use crate::{
 const PROBE_INTERVAL: Duration = Duration::from_secs(60);
 /// How soon after a failed probe it is asked again.
 const PROBE_AGAIN: Duration = Duration::from_secs(5);
+/// How long to collect what containers do before dockerd is asked again.
+const PROBE_BURST: Duration = Duration::from_millis(200);
 /// What a stop may take beyond its time before everything is killed.
 const STOP_GRACE: Duration = Duration::from_secs(3);
 /// What an engine may take to stop that is too young to be asked: it has no containers yet, and
@@ -251,9 +254,15 @@ impl<'a> Followed<'a> {
     }
 }
 
-/// Ask dockerd again and again whether it answers, and tell.
+/// Ask dockerd again and again whether it answers, and tell: now and then, and when a container
+/// started or ended.
 async fn keep_probing(socket: PathBuf, events: mpsc::Sender<Event>) {
+    let mut containers = None;
     loop {
+        if containers.is_none() {
+            // Before dockerd is asked, so that nothing happens unseen in between.
+            containers = ContainerEvents::follow(&socket).await.ok();
+        }
         let (event, pause) = match docker::info(&socket).await {
             Ok(info) => {
                 let controllers = cgroup::users_controllers();
@@ -269,7 +278,24 @@ async fn keep_probing(socket: PathBuf, events: mpsc::Sender<Event>) {
         if events.send(event).await.is_err() {
             return;
         }
-        sleep(pause).await;
+        tokio::select! {
+            () = sleep(pause) => {}
+            happened = next_of(&mut containers) => {
+                // What happens together is asked about once.
+                sleep(PROBE_BURST).await;
+                while let Some(Some(())) = next_of(&mut containers).now_or_never() {}
+                if happened.is_none() {
+                    containers = None;
+                }
+            }
+        }
+    }
+}
+
+async fn next_of(containers: &mut Option<ContainerEvents>) -> Option<()> {
+    match containers {
+        Some(containers) => containers.next().await,
+        None => pending().await,
     }
 }
 
