@@ -18,8 +18,6 @@ words! {
         Preflight = "Preflight",
         /// The configuration has a mistake.
         Config = "Config",
-        /// The engine is not running, which the request needs.
-        NotRunning = "NotRunning",
         /// The engine is on its way somewhere else; or rootlessd has too many clients, or is being
         /// stopped.
         Busy = "Busy",

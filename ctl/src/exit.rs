@@ -62,7 +62,6 @@ impl Exit {
 impl From<ErrorKind> for Exit {
     fn from(kind: ErrorKind) -> Self {
         match kind {
-            ErrorKind::NotRunning => Self::NotRunning,
             ErrorKind::Timeout => Self::Timeout,
             ErrorKind::Canceled => Self::Canceled,
             ErrorKind::Preflight => Self::Preflight,
@@ -124,7 +123,6 @@ mod tests {
         for row in [
             ("Preflight", 7),
             ("Config", 8),
-            ("NotRunning", 3),
             ("Busy", 1),
             ("EngineDied", 1),
             ("Canceled", 6),

@@ -47,6 +47,7 @@ impl Jobs {
         self.last_id += 1;
         let job =
             Job { id: self.last_id, kind, state: JobState::Running, result: None, error: None };
+        tracing::info!(rootlessd_job = job.id, "job {}: {kind}", job.id);
         self.current = Some(Current { job: job.clone(), deadline, waiters: vec![] });
         let _ = self.published.send(job.clone());
         job
@@ -57,6 +58,7 @@ impl Jobs {
         let Some(Current { mut job, waiters, .. }) = self.current.take() else { return };
         job.state = JobState::Finished;
         job.result = Some(result);
+        tracing::info!(rootlessd_job = job.id, "job {}: {} is {result}", job.id, job.kind);
         job.error = error;
         for waiter in waiters {
             // Whoever stopped waiting needs no answer.
