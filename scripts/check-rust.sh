@@ -4,7 +4,7 @@ set -eu
 cd "$(dirname "$0")/.."
 wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 if ! found=$(rustc --version 2>/dev/null); then
-	echo "rootlessd needs Rust $wanted or newer, and there is no rustc in PATH: see https://rustup.rs" >&2
+	echo "rootlessd needs Rust $wanted or newer, and there is no rustc in PATH" >&2
 	exit 1
 fi
 found=$(echo "$found" | cut -d' ' -f2)
