@@ -22,6 +22,12 @@ use tokio::task::LocalSet;
 /// How long anything may take in a test before it counts as hanging.
 pub const BOUND: Duration = Duration::from_secs(20);
 
+/// How often a test repeats what it repeats: `ROOTLESSD_ROUNDS`, or so often.
+pub fn rounds(usual: u32) -> u32 {
+    let asked = std::env::var("ROOTLESSD_ROUNDS").ok();
+    asked.map_or(usual, |text| text.parse().expect("ROOTLESSD_ROUNDS is a number"))
+}
+
 static OTHERS: RwLock<()> = RwLock::new(());
 
 /// Run a test as rootlessd runs: on one thread, with tasks that stay on it.

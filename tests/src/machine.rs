@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fs, ops::Deref, path::Path, sync::OnceLock, tim
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub use crate::rounds;
 use crate::{
     bed::{Bed, IMAGE, Output, Spawned, Suite, wait_for},
     install,
@@ -18,12 +19,6 @@ pub const PAGE: &str = "http://127.0.0.1:8080/";
 
 /// `$XDG_RUNTIME_DIR` of the user.
 pub const RUNTIME: &str = "/run/user/4242";
-
-/// How often what is repeated is repeated: `ROOTLESSD_ROUNDS`, or so often.
-pub fn rounds(usual: usize) -> usize {
-    let asked = std::env::var("ROOTLESSD_ROUNDS").ok();
-    asked.map_or(usual, |text| text.parse().expect("ROOTLESSD_ROUNDS is a number"))
-}
 
 /// Runs a scenario in both Debians, one after the other, and says how long each took.
 pub fn on_both(scenario: impl Fn(Suite)) {

@@ -36,6 +36,7 @@ use nix::{
 use rustix::process::{Gid, Uid};
 use serde_json::Value;
 
+pub use crate::rounds;
 use crate::{
     bed::{Output, Spawned, wait_for},
     install,
@@ -56,12 +57,6 @@ const CAME_FROM: &str = "ROOTLESSD_TEST_CAME_FROM";
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
 /// What the users may have of our environment.
 const PASSED_ON: [&str; 3] = ["ROOTLESSD_BIN_DIR", "ROOTLESSD_ROUNDS", "RUST_BACKTRACE"];
-
-/// How often a test repeats what it repeats: `ROOTLESSD_ROUNDS`, or so often.
-pub fn rounds(usual: u32) -> u32 {
-    let asked = std::env::var("ROOTLESSD_ROUNDS").ok();
-    asked.map_or(usual, |text| text.parse().expect("ROOTLESSD_ROUNDS is a number"))
-}
 
 /// An ordinary user of this machine, made for one test. With it go its processes.
 #[derive(Debug)]

@@ -76,7 +76,7 @@ fn killed_while_running(machine: &Machine) -> Vec<Duration> {
 
 /// Kills rootlessd at each change of the status on the way of a restart or stop in turn, and waits
 /// for what was asked for.
-fn killed_on_the_way(machine: &Machine, verb: &str, end: &str, changes: usize) -> Vec<Duration> {
+fn killed_on_the_way(machine: &Machine, verb: &str, end: &str, changes: u32) -> Vec<Duration> {
     let mut blind = vec![];
     for round in 0..rounds(5) {
         if machine.state() == "stopped" {
