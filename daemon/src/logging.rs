@@ -12,7 +12,7 @@ use std::{
 
 use clap::Args;
 use file_rotate::{ContentLimit, FileRotate, compression::Compression, suffix::AppendCount};
-use rootlessd_api::Part;
+use rootlessd_api::{Part, names};
 use tracing::{
     Event, Subscriber,
     field::{Field, Visit},
@@ -61,7 +61,9 @@ pub fn init(args: &LogArgs, part: Part, terminal: bool) {
     });
     let journal = journal.map(|layer| {
         // Our fields have our prefix already.
-        layer.with_field_prefix(None).with_syslog_identifier(format!("rootlessd-{part}"))
+        layer
+            .with_field_prefix(None)
+            .with_syslog_identifier(format!("{}{part}", names::LOG_IDENTIFIER_PREFIX))
     });
     let registry = Registry::default().with(args.level).with(journal).with(files).with(terminal);
     // A second call, as in tests, changes nothing.

@@ -327,7 +327,6 @@ pub fn facts() -> Facts {
             driver: status.storage_driver.unwrap_or_default(),
             cgroup_driver: status.cgroup_driver.unwrap_or_default(),
             containers_running: 3,
-            docker_root_dir: status.data_root.unwrap_or_default(),
             live_restore_enabled: true,
         },
         controllers: status.controllers,

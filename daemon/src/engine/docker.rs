@@ -29,8 +29,6 @@ pub struct Info {
     pub cgroup_driver: String,
     /// How many containers run.
     pub containers_running: u32,
-    /// The data root.
-    pub docker_root_dir: String,
     /// Whether containers outlive dockerd.
     pub live_restore_enabled: bool,
 }
