@@ -1,7 +1,5 @@
 //! Jobs: what a request sets going, to be waited for or cancelled.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 
 use crate::{error::Error, status::words};

@@ -7,13 +7,16 @@ pub mod client;
 #[cfg(feature = "dbus")]
 pub mod dbus;
 pub mod error;
+pub mod helper;
 pub mod job;
 pub mod names;
+pub mod port;
 pub mod samples;
 pub mod settings;
 pub mod status;
 
 pub use error::{Error, ErrorKind};
 pub use job::{Job, JobKind, JobOptions, JobResult, JobState};
+pub use port::{Port, Protocol};
 pub use settings::{LogLocation, Setting};
 pub use status::{Death, Part, Phase, Process, Reason, State, Status, Supervisor};

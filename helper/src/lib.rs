@@ -1,0 +1,1 @@
+//! `rootlessd-helper`: the only part of rootlessd that is ever root.

@@ -1,0 +1,3 @@
+//! `rootlessd-helper`: see [`rootlessd_helper`].
+
+fn main() {}
