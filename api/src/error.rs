@@ -33,19 +33,57 @@ words! {
         InvalidArgument = "InvalidArgument",
         /// The caller is somebody else.
         AccessDenied = "AccessDenied",
+        /// Somebody has to agree, and the call did not allow that anybody is asked.
+        InteractionRequired = "InteractiveAuthorizationRequired",
+        /// polkit, which has to agree, cannot be asked.
+        PolkitUnavailable = "PolkitUnavailable",
+        /// The helper is not installed, or there is no system bus to reach it by.
+        HelperMissing = "HelperMissing",
+        /// The machine cannot do it: its kernel, its cgroups, its systemd.
+        Unsupported = "Unsupported",
+        /// Somebody else changed what was to be changed, and it is left alone.
+        Conflict = "Conflict",
+        /// No such grant, or none any more.
+        NoSuchGrant = "NoSuchGrant",
+        /// More at a time, or at all, than one user may have.
+        LimitsExceeded = "LimitsExceeded",
+        /// The system refused: a file that cannot be written, a program that failed.
+        System = "System",
         /// A fault of rootlessd.
         Internal = "Internal",
     }
 }
 
+/// Those that have a standard name on D-Bus, without its prefix.
+const STANDARD: [(ErrorKind, &str); 4] = [
+    (ErrorKind::InvalidArgument, "InvalidArgs"),
+    (ErrorKind::AccessDenied, "AccessDenied"),
+    (ErrorKind::InteractionRequired, "InteractiveAuthorizationRequired"),
+    (ErrorKind::LimitsExceeded, "LimitsExceeded"),
+];
+/// What a standard name begins with.
+const STANDARD_PREFIX: &str = "org.freedesktop.DBus.Error.";
+
 impl ErrorKind {
     /// The name on D-Bus: ours, or a standard one where there is one.
     pub fn dbus_name(self) -> String {
-        match self {
-            Self::InvalidArgument => "org.freedesktop.DBus.Error.InvalidArgs".into(),
-            Self::AccessDenied => "org.freedesktop.DBus.Error.AccessDenied".into(),
-            _ => format!("{}{self}", names::ERROR_PREFIX),
+        match STANDARD.iter().find(|(kind, _)| *kind == self) {
+            Some((_, name)) => format!("{STANDARD_PREFIX}{name}"),
+            None => format!("{}{self}", names::ERROR_PREFIX),
         }
+    }
+
+    /// The kind that a D-Bus error name stands for, if it is one of ours, or says that nobody answers
+    /// to the helper's name.
+    pub fn from_dbus_name(name: &str) -> Option<Self> {
+        if let Some(standard) = name.strip_prefix(STANDARD_PREFIX) {
+            return match standard {
+                "ServiceUnknown" | "NameHasNoOwner" => Some(Self::HelperMissing),
+                "Timeout" | "NoReply" => Some(Self::Timeout),
+                _ => STANDARD.iter().find(|(_, name)| *name == standard).map(|(kind, _)| *kind),
+            };
+        }
+        name.strip_prefix(names::ERROR_PREFIX)?.parse().ok()
     }
 
     /// The kind that a varlink error name stands for, if it is one of ours.

@@ -123,9 +123,9 @@ words! {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Outcome {
-    /// The id of what is now granted; absent where nothing had to be changed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub grant: Option<String>,
+    /// The ids of what is now granted; none where nothing had to be changed.
+    #[serde(default)]
+    pub grants: Vec<String>,
     /// What is still needed.
     #[serde(default)]
     pub needs: Vec<Need>,

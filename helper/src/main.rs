@@ -1,3 +1,11 @@
-//! `rootlessd-helper`: see [`rootlessd_helper`].
+//! `rootlessd-helper`: see [`rootlessd_helper::cli`].
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use rootlessd_helper::cli::{self, Cli};
+
+// One thread: what it does, it does one after the other.
+fn main() -> ExitCode {
+    cli::main(Cli::parse())
+}

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use rootlessd_api::{JobKind, JobOptions, Phase};
+use rootlessd_api::{JobKind, JobOptions, Phase, dbus::Failure};
 use zbus::{
     Connection, ObjectPath, OwnedObjectPath, OwnedVariant, Variant, interface, message::Header,
     object_server::SignalEmitter,
@@ -13,7 +13,6 @@ use zbus::{
 
 use super::{
     announce::{Announcer, job_path},
-    error::Failure,
     gate::Gate,
     values::{self, Dict},
 };

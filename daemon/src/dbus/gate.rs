@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use rootlessd_api::Status;
+use rootlessd_api::{Status, dbus::Failure};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::error::Failure;
 use crate::supervisor::handle::Handle;
 
 /// How many calls may wait for the supervisor at a time. zbus makes a task of every call, so that

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use rootlessd_api::{Job, JobResult};
+use rootlessd_api::{Job, JobResult, dbus::Failure};
 use tokio::sync::watch;
 use zbus::{interface, message::Header};
 
-use super::{error::Failure, gate::Gate, values};
+use super::{gate::Gate, values};
 
 /// The object of one job.
 #[derive(Debug)]

@@ -3,7 +3,6 @@
 mod announce;
 mod bus;
 mod engine;
-mod error;
 mod gate;
 #[cfg(test)]
 mod introspection;

@@ -1,9 +1,8 @@
 //! How a request fails on D-Bus: always with a name that a client can act on.
 
-use rootlessd_api::{Error, ErrorKind};
 use zbus::{DBusError, Message, message::Header, names::ErrorName};
 
-use super::values;
+use crate::{Error, ErrorKind};
 
 /// An error reply.
 ///
@@ -23,16 +22,19 @@ impl Failure {
 
     /// More calls at a time than are let in.
     pub fn limit() -> Self {
-        Self {
-            name: "org.freedesktop.DBus.Error.LimitsExceeded".into(),
-            text: "too many calls wait for an answer already; wait for some of them".into(),
-        }
+        Error::new(
+            ErrorKind::LimitsExceeded,
+            "too many calls wait for an answer already; wait for some of them",
+        )
+        .into()
     }
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self { name: error.kind.dbus_name(), text: values::clean(&error.to_string()) }
+        // The bus takes no NUL.
+        let text = error.to_string().replace('\0', "\u{fffd}");
+        Self { name: error.kind.dbus_name(), text }
     }
 }
 
@@ -56,16 +58,31 @@ impl DBusError for Failure {
     }
 }
 
+/// What a client got for an error: ours by its name, or what the bus says when nobody answers.
+impl From<zbus::Error> for Error {
+    fn from(error: zbus::Error) -> Self {
+        let (name, text) = match &error {
+            zbus::Error::MethodError(name, text, _) => (name.to_string(), text.clone()),
+            zbus::Error::FDO(error) => {
+                (error.name().to_string(), error.description().map(str::to_owned))
+            }
+            other => return Self::new(ErrorKind::Internal, other.to_string()),
+        };
+        let kind = ErrorKind::from_dbus_name(&name).unwrap_or(ErrorKind::Internal);
+        Self::new(kind, text.unwrap_or(name))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_has_a_name_that_the_bus_takes() {
+    fn every_kind_has_a_name_that_the_bus_takes_and_that_leads_back() {
         for &kind in ErrorKind::ALL {
             let failure = Failure::from(Error::new(kind, "why"));
             assert!(ErrorName::try_from(failure.name.as_str()).is_ok(), "{}", failure.name);
+            assert_eq!(ErrorKind::from_dbus_name(&failure.name), Some(kind));
         }
-        assert!(ErrorName::try_from(Failure::limit().name.as_str()).is_ok());
     }
 }

@@ -1,0 +1,103 @@
+//! Ports below 1024 for one user's engine, by BPF programs on its scope: see [`crate::bpf`].
+
+use std::{collections::BTreeSet, fs::File, os::fd::AsFd, os::unix::fs::MetadataExt, path::Path};
+
+use rootlessd_api::{
+    Error, ErrorKind, Port,
+    helper::MOST_PORTS,
+    names::{ENGINE_SCOPE, SLICE},
+};
+use rustix::fs::OFlags;
+
+use crate::{bpf, change::Change, ledger::Entry, root::Root, user::User, verbs::sysctl::Key};
+
+/// Where the links are pinned, so that they outlive the helper.
+const BPFFS: &str = "/sys/fs/bpf/rootlessd";
+
+/// The ports that the user has not been granted yet, and that are privileged here.
+pub fn plan(
+    root: &Root,
+    user: &User,
+    ports: &BTreeSet<Port>,
+    entries: &[Entry],
+) -> Result<Vec<Change>, Error> {
+    let start: u16 = Key::PortStart.read(root)?.and_then(|text| text.parse().ok()).unwrap_or(1024);
+    let granted = granted(user.uid, entries);
+    let missing: Vec<_> = ports
+        .iter()
+        .copied()
+        .filter(|port| port.number < start && !granted.contains(port))
+        .collect();
+    if granted.len() + missing.len() > MOST_PORTS {
+        return Err(Error::new(
+            ErrorKind::LimitsExceeded,
+            format!("{} ports are granted already, and {MOST_PORTS} are the most", granted.len()),
+        )
+        .with_remedy("rootlessctl ports revoke PORT"));
+    }
+    if !missing.is_empty() {
+        bpf::check_support(Path::new(BPFFS)).map_err(unsupported)?;
+    }
+    Ok(missing.into_iter().map(|port| Change::GrantPorts { port }).collect())
+}
+
+/// Lets the user's engine listen on what the entries grant, and on nothing else. Whether there is an
+/// engine: one that starts later is given it then.
+pub fn attach(root: &Root, uid: u32, entries: &[Entry]) -> Result<bool, Error> {
+    let ports = granted(uid, entries);
+    let scope = scope(root, uid)?;
+    match &scope {
+        Some(scope) if !ports.is_empty() => {
+            bpf::attach_ports(Path::new(BPFFS), uid, scope.as_fd(), &ports).map_err(unsupported)?;
+        }
+        _ => bpf::detach(Path::new(BPFFS), uid).map_err(unsupported)?,
+    }
+    Ok(scope.is_some())
+}
+
+/// Where the kernel does not have what the entries grant.
+pub fn drift(root: &Root, uid: u32, entries: &[Entry]) -> Result<Vec<String>, Error> {
+    let Some(scope) = scope(root, uid)? else { return Ok(Vec::new()) };
+    let ports = granted(uid, entries);
+    let attached =
+        bpf::attached(Path::new(BPFFS), uid, scope.as_fd(), &ports).map_err(unsupported)?;
+    Ok(match attached {
+        true => Vec::new(),
+        false => vec!["the running engine does not have it: the next start gives it".into()],
+    })
+}
+
+/// What the entries grant to a user.
+pub fn granted(uid: u32, entries: &[Entry]) -> BTreeSet<Port> {
+    let own = entries.iter().filter(|entry| entry.uid == uid);
+    own.filter_map(|entry| entry.change.port()).collect()
+}
+
+/// The cgroup of a user's systemd.
+pub fn user_cgroup(uid: u32) -> String {
+    format!("/sys/fs/cgroup/user.slice/user-{uid}.slice/user@{uid}.service")
+}
+
+/// The scope of the user's running engine, if it is the user's.
+fn scope(root: &Root, uid: u32) -> Result<Option<File>, Error> {
+    let path = format!("{}/{SLICE}/{ENGINE_SCOPE}", user_cgroup(uid));
+    let error = |error: std::io::Error| {
+        Error::new(ErrorKind::System, format!("cannot open {path}: {error}"))
+    };
+    match root.open(&path, OFlags::RDONLY | OFlags::DIRECTORY) {
+        Ok(scope) if scope.metadata().map_err(error)?.uid() == uid => Ok(Some(scope)),
+        Ok(_) => {
+            Err(Error::new(ErrorKind::Conflict, format!("{path} does not belong to user {uid}")))
+        }
+        Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(other) => Err(error(other)),
+    }
+}
+
+fn unsupported(error: bpf::Error) -> Error {
+    match error {
+        bpf::Error::Unsupported(_) => Error::new(ErrorKind::Unsupported, error.to_string())
+            .with_remedy("rootlessctl ports allow --all-below-1024 --by capability"),
+        _ => Error::new(ErrorKind::System, error.to_string()),
+    }
+}
