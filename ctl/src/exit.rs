@@ -26,6 +26,10 @@ pub enum Exit {
     Preflight = 7,
     /// The configuration has a mistake.
     Config = 8,
+    /// Whoever has to agree did not.
+    Denied = 9,
+    /// The helper is not there.
+    NoHelper = 10,
     /// A person pressed Ctrl-C (as a shell counts SIGINT).
     Interrupted = 130,
 }
@@ -42,6 +46,8 @@ impl Exit {
         Self::Canceled,
         Self::Preflight,
         Self::Config,
+        Self::Denied,
+        Self::NoHelper,
         Self::Interrupted,
     ];
 
@@ -66,11 +72,19 @@ impl From<ErrorKind> for Exit {
             ErrorKind::Canceled => Self::Canceled,
             ErrorKind::Preflight => Self::Preflight,
             ErrorKind::Config => Self::Config,
+            ErrorKind::AccessDenied
+            | ErrorKind::InteractionRequired
+            | ErrorKind::PolkitUnavailable => Self::Denied,
+            ErrorKind::HelperMissing => Self::NoHelper,
             ErrorKind::Busy
             | ErrorKind::EngineDied
             | ErrorKind::NoSuchJob
             | ErrorKind::InvalidArgument
-            | ErrorKind::AccessDenied
+            | ErrorKind::Unsupported
+            | ErrorKind::Conflict
+            | ErrorKind::NoSuchGrant
+            | ErrorKind::LimitsExceeded
+            | ErrorKind::System
             | ErrorKind::Internal => Self::Failed,
         }
     }
@@ -89,7 +103,7 @@ mod tests {
     #[test]
     fn the_numbers_are_the_ones_in_the_manual() {
         let codes: Vec<u8> = Exit::ALL.iter().map(|exit| exit.code()).collect();
-        assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6, 7, 8, 130]);
+        assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 130]);
         let manual = include_str!("../../docs/rootlessctl.md");
         for code in codes {
             assert!(manual.contains(&format!("| {code} |")), "the manual lacks exit status {code}");
@@ -129,7 +143,9 @@ mod tests {
             ("Timeout", 5),
             ("NoSuchJob", 1),
             ("InvalidArgument", 1),
-            ("AccessDenied", 1),
+            ("AccessDenied", 9),
+            ("InteractiveAuthorizationRequired", 9),
+            ("HelperMissing", 10),
             ("Internal", 1),
         ] {
             assert!(codes.contains(&row), "{row:?}");
