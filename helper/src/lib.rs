@@ -1,1 +1,3 @@
 //! `rootlessd-helper`: the only part of rootlessd that is ever root.
+
+pub mod bpf;
