@@ -1,6 +1,12 @@
 //! Ports below 1024 for one user's engine, by BPF programs on its scope: see [`crate::bpf`].
 
-use std::{collections::BTreeSet, fs::File, os::fd::AsFd, os::unix::fs::MetadataExt, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    io,
+    os::{fd::AsFd, unix::fs::MetadataExt},
+    path::Path,
+};
 
 use rootlessd_api::{
     Error, ErrorKind, Port,
@@ -13,6 +19,8 @@ use crate::{bpf, change::Change, ledger::Entry, root::Root, user::User, verbs::s
 
 /// Where the links are pinned, so that they outlive the helper.
 const BPFFS: &str = "/sys/fs/bpf/rootlessd";
+/// The root of all cgroups, where systemd mounts it.
+const CGROUP: &str = "/sys/fs/cgroup";
 
 /// The ports that the user has not been granted yet, and that are privileged here.
 pub fn plan(
@@ -36,7 +44,11 @@ pub fn plan(
         .with_remedy("rootlessctl ports revoke PORT"));
     }
     if !missing.is_empty() {
-        bpf::check_support(Path::new(BPFFS)).map_err(unsupported)?;
+        let cgroup = open(root, CGROUP)?;
+        let cgroup = cgroup.ok_or_else(|| {
+            unsupported(bpf::Error::Unsupported(format!("there are no cgroups at {CGROUP}")))
+        })?;
+        bpf::check_support(Path::new(BPFFS), cgroup.as_fd()).map_err(unsupported)?;
     }
     Ok(missing.into_iter().map(|port| Change::GrantPorts { port }).collect())
 }
@@ -75,23 +87,32 @@ pub fn granted(uid: u32, entries: &[Entry]) -> BTreeSet<Port> {
 
 /// The cgroup of a user's systemd.
 pub fn user_cgroup(uid: u32) -> String {
-    format!("/sys/fs/cgroup/user.slice/user-{uid}.slice/user@{uid}.service")
+    format!("{CGROUP}/user.slice/user-{uid}.slice/user@{uid}.service")
 }
 
 /// The scope of the user's running engine, if it is the user's.
 fn scope(root: &Root, uid: u32) -> Result<Option<File>, Error> {
     let path = format!("{}/{SLICE}/{ENGINE_SCOPE}", user_cgroup(uid));
-    let error = |error: std::io::Error| {
-        Error::new(ErrorKind::System, format!("cannot open {path}: {error}"))
-    };
-    match root.open(&path, OFlags::RDONLY | OFlags::DIRECTORY) {
-        Ok(scope) if scope.metadata().map_err(error)?.uid() == uid => Ok(Some(scope)),
-        Ok(_) => {
+    let Some(scope) = open(root, &path)? else { return Ok(None) };
+    let owner = scope.metadata().map_err(|error| cannot_open(&path, &error))?.uid();
+    match owner == uid {
+        true => Ok(Some(scope)),
+        false => {
             Err(Error::new(ErrorKind::Conflict, format!("{path} does not belong to user {uid}")))
         }
-        Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(other) => Err(error(other)),
     }
+}
+
+/// Opens a cgroup, if it is there. Its mode does not matter so: it may be the user's own.
+fn open(root: &Root, path: &str) -> Result<Option<File>, Error> {
+    match root.open(path, OFlags::PATH | OFlags::DIRECTORY) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        opened => opened.map(Some).map_err(|error| cannot_open(path, &error)),
+    }
+}
+
+fn cannot_open(path: &str, error: &io::Error) -> Error {
+    Error::new(ErrorKind::System, format!("cannot open {path}: {error}"))
 }
 
 fn unsupported(error: bpf::Error) -> Error {
