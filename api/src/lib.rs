@@ -17,6 +17,6 @@ pub mod status;
 
 pub use error::{Error, ErrorKind};
 pub use job::{Job, JobKind, JobOptions, JobResult, JobState};
-pub use port::{Port, Protocol};
+pub use port::{Port, PortPrivilege, Protocol, PublishedPort};
 pub use settings::{LogLocation, Setting};
 pub use status::{Death, Part, Phase, Process, Reason, State, Status, Supervisor};

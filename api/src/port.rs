@@ -62,6 +62,36 @@ impl FromStr for Port {
     }
 }
 
+words! {
+    /// What lets a port below 1024 be listened on. Later versions may add words.
+    PortPrivilege {
+        /// The helper's grant of this port to this user.
+        Grant = "grant",
+        /// A file capability of RootlessKit's program, whoever gave it.
+        Capability = "capability",
+        /// The kernel's setting `net.ipv4.ip_unprivileged_port_start`, which is lower.
+        Sysctl = "sysctl",
+    }
+}
+
+/// A port that a container publishes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PublishedPort {
+    /// The port on the machine.
+    #[serde(flatten)]
+    pub port: Port,
+    /// The address that it is published at, such as `0.0.0.0` or `::`.
+    pub address: String,
+    /// The port in the engine's network namespace that it leads to.
+    pub child_port: u16,
+    /// Whether it is below 1024, where a privilege is needed unless the machine's owner changed that.
+    pub privileged: bool,
+    /// What lets a privileged one be listened on, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<PortPrivilege>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
