@@ -26,7 +26,7 @@ use crate::{
     },
     logging::LogArgs,
     plan::Plan,
-    preflight,
+    preflight::{self, Unfit},
     reasons::Code,
     sys::{children::Exit, process::Process},
     systemd::Systemd,
@@ -59,6 +59,19 @@ pub(super) enum Failure {
     Died(Death),
 }
 
+impl Failure {
+    /// What could not be seen is tried again as after a death: no person has to mend it.
+    fn of_preflight(unfit: Unfit) -> Self {
+        match unfit {
+            Unfit::Refused(reasons) => Self::Refused(reasons),
+            Unfit::Unknown(why) => {
+                let text = format!("the machine could not be looked at: {why}");
+                Self::Died(shim::death(Part::Host, None, text, vec![]))
+            }
+        }
+    }
+}
+
 impl World {
     pub(super) fn dir(&self) -> EngineDir {
         EngineDir::below(&self.dirs.runtime)
@@ -78,7 +91,7 @@ impl World {
         let systemd = self.systemd.is_some();
         let plan = preflight::prepare(&self.dirs, &self.environment, &loaded, systemd)
             .await
-            .map_err(Failure::Refused)?;
+            .map_err(Failure::of_preflight)?;
         self.tell(Event::Phase(Phase::Namespaces)).await;
         self.start_shim(plan).await.map_err(|error| {
             let text = format!("the engine cannot be started: {error}");
