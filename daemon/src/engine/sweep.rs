@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use rootlessd_api::names;
+use rootlessd_api::{Death, names};
 use tokio::time::{Instant, timeout_at};
 
 use super::dir::EngineDir;
@@ -29,9 +29,29 @@ use crate::{
 /// How long killed processes may take to be gone.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// End whatever is left of the engine, and remove its files. No step waits for the success of the
-/// one before: what one cannot end, the next may.
-pub async fn sweep(systemd: Option<&Systemd>, dir: &EngineDir, plan: Option<&Plan>) {
+/// What an engine said of its end before it was gone.
+#[derive(Debug)]
+pub struct Remains {
+    /// How it died, if it wrote that down.
+    pub death: Option<Death>,
+    /// Whether it ended in order: who does takes its record along.
+    pub in_order: bool,
+}
+
+/// End whatever is left of the engine, and remove its files: all that can be known of its end.
+/// `plan`: the engine's; otherwise as it was written down.
+pub async fn sweep(systemd: Option<&Systemd>, dir: &EngineDir, plan: Option<&Plan>) -> Remains {
+    let remains = Remains {
+        death: dir.read_death().ok().flatten(),
+        in_order: matches!(dir.read_record(), Ok(None)),
+    };
+    let written = if plan.is_some() { None } else { dir.read_plan().ok().flatten() };
+    end(systemd, dir, plan.or(written.as_ref())).await;
+    remains
+}
+
+/// No step waits for the success of the one before: what one cannot end, the next may.
+async fn end(systemd: Option<&Systemd>, dir: &EngineDir, plan: Option<&Plan>) {
     tell("a process", end_processes(dir, plan).await);
     if let Some(systemd) = systemd {
         for unit in [names::ENGINE_SCOPE, names::CONTAINERS_SLICE] {

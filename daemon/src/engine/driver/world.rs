@@ -22,7 +22,7 @@ use crate::{
     engine::{
         dir::{EngineDir, Record},
         shim::{self, ShimArgs},
-        sweep,
+        sweep::{self, Remains},
     },
     logging::LogArgs,
     plan::Plan,
@@ -138,13 +138,10 @@ impl World {
     /// Remove what an engine left, and tell how it ended. `status`: of its first process, where it
     /// could be had.
     pub(super) async fn bury(&self, plan: &Plan, status: Option<ExitStatus>) {
-        let death = self.dir().read_death().ok().flatten();
-        // Who ends in order takes the record along.
-        let in_order = matches!(self.dir().read_record(), Ok(None));
-        sweep::sweep(self.systemd.as_ref(), &self.dir(), Some(plan)).await;
-        let death = death.or_else(|| match status {
+        let remains = self.sweep(Some(plan)).await;
+        let death = remains.death.or_else(|| match status {
             Some(status) if status.success() => None,
-            None if in_order => None,
+            None if remains.in_order => None,
             Some(status) => {
                 let exit = Exit { pid: 0, code: status.code(), signal: status.signal() };
                 let text = format!("engine-shim {}", exit.describe());
@@ -160,7 +157,10 @@ impl World {
 
     /// Remove what an engine left that nobody saw end.
     pub(super) async fn clean(&self) {
-        let plan = self.dir().read_plan().ok().flatten();
-        sweep::sweep(self.systemd.as_ref(), &self.dir(), plan.as_ref()).await;
+        self.sweep(None).await;
+    }
+
+    async fn sweep(&self, plan: Option<&Plan>) -> Remains {
+        sweep::sweep(self.systemd.as_ref(), &self.dir(), plan).await
     }
 }
