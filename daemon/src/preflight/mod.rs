@@ -165,6 +165,7 @@ impl Inspection<'_> {
             dockerd_flags: config.dockerd.flags.clone(),
             docker,
             stop_timeout: config.engine.stop_timeout,
+            config: Some(config.engines()),
             versions: answers.versions,
             reasons: Vec::new(),
         })

@@ -76,6 +76,7 @@ async fn a_complete_machine_gets_its_plan() {
                 cgroup_driver: None,
             },
             stop_timeout: Duration::from_secs(30),
+            config: Some(config::Config::default().engines()),
             versions: Versions {
                 rootlesskit: Some("2.0.2".into()),
                 dockerd: Some("26.1.5+dfsg1".into()),
