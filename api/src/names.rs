@@ -32,10 +32,6 @@ pub const CONTAINERS_SLICE: &str = "rootlessd-containers.slice";
 /// The journal's field that says which [`Part`](crate::Part) a line is from.
 pub const LOG_PART: &str = "ROOTLESSD_PART";
 
-/// What the journal's `SYSLOG_IDENTIFIER` begins with, followed by the part, where a process writes
-/// to the journal by itself: a stream to journald cannot carry [`LOG_PART`].
-pub const LOG_IDENTIFIER_PREFIX: &str = "rootlessd-";
-
 /// The directory of rootlessd below `$XDG_RUNTIME_DIR`.
 pub fn runtime_dir(xdg_runtime_dir: &Path) -> PathBuf {
     xdg_runtime_dir.join("rootlessd")

@@ -11,6 +11,8 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use rootlessd_api::Reason;
 use serde::{Deserialize, Serialize};
 
+use crate::config::engines::{self, Values};
+
 /// Everything that the processes of one engine have to know.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
@@ -43,6 +45,9 @@ pub struct Plan {
     pub docker: DockerPlan,
     /// How long a stop may take.
     pub stop_timeout: Duration,
+    /// What of the configuration it was made from, and the engine goes by; absent in an old plan.
+    #[serde(default)]
+    pub config: Option<Values>,
     /// What was found out about the programs.
     pub versions: Versions,
     /// What a person should know, though it prevents no start.
@@ -109,6 +114,11 @@ impl DockerPlan {
 }
 
 impl Plan {
+    /// Whether the engine has to be started anew to follow what the configuration says now.
+    pub fn is_stale(&self, now: &Values) -> bool {
+        self.config.as_ref().is_some_and(|config| engines::differ(config, now))
+    }
+
     /// The socket of RootlessKit's API.
     pub fn rootlesskit_socket(&self) -> PathBuf {
         self.state_dir.join("api.sock")

@@ -173,6 +173,8 @@ pub struct Findings {
     pub fatal: Vec<Reason>,
     /// What does not.
     pub notes: Vec<Reason>,
+    /// What could not be found out this time, in sentences: the rest is not to be trusted either.
+    pub unknown: Vec<String>,
 }
 
 impl Findings {

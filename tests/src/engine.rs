@@ -163,9 +163,15 @@ impl Engine {
         self.events.send(event).await.expect("the supervisor is there");
     }
 
-    /// Tell that it is there.
+    /// Tell that it is there, started with the configuration that is in force.
     pub async fn tell_launched(&self) {
-        self.tell(Event::Launched { plan: Box::new(plan()), shim: std::process::id() }).await;
+        self.tell_launched_with(&self.config_in_force()).await;
+    }
+
+    /// Tell that it is there, started with this configuration.
+    pub async fn tell_launched_with(&self, config: &Config) {
+        let plan = Box::new(Plan { config: Some(config.engines()), ..plan() });
+        self.tell(Event::Launched { plan, shim: std::process::id() }).await;
     }
 
     /// Tell that it is well, with so many containers.
@@ -308,6 +314,7 @@ pub fn plan() -> Plan {
             cgroup_driver: None,
         },
         stop_timeout: Duration::from_secs(30),
+        config: None,
         versions: Versions {
             rootlesskit: status.rootlesskit_version,
             dockerd: status.version,

@@ -6,7 +6,7 @@ use crate::config;
 const DAEMON_JSON: &str = "/home/alice/.config/docker/daemon.json";
 const CONFIG: &str = "/home/alice/.config/rootlessd/config.toml";
 
-async fn prepare_on(machine: &Machine, systemd: bool) -> Result<Plan, Vec<Reason>> {
+async fn prepare_on(machine: &Machine, systemd: bool) -> Result<Plan, Unfit> {
     let (dirs, environment) = (machine.dirs(), machine.environment());
     let loaded = config::load(&dirs, &environment).expect("a configuration");
     prepare(&dirs, &environment, &loaded, systemd).await
@@ -14,6 +14,13 @@ async fn prepare_on(machine: &Machine, systemd: bool) -> Result<Plan, Vec<Reason
 
 async fn plan_on(machine: &Machine) -> Plan {
     prepare_on(machine, true).await.expect("it should start")
+}
+
+async fn refused_on(machine: &Machine, systemd: bool) -> Vec<Reason> {
+    match prepare_on(machine, systemd).await {
+        Err(Unfit::Refused(reasons)) => reasons,
+        other => panic!("no refusal: {other:?}"),
+    }
 }
 
 fn codes(reasons: &[Reason]) -> Vec<&str> {
@@ -69,6 +76,7 @@ async fn a_complete_machine_gets_its_plan() {
                 cgroup_driver: None,
             },
             stop_timeout: Duration::from_secs(30),
+            config: Some(config::Config::default().engines()),
             versions: Versions {
                 rootlesskit: Some("2.0.2".into()),
                 dockerd: Some("26.1.5+dfsg1".into()),
@@ -160,7 +168,7 @@ async fn each_obstacle_has_its_name_and_what_mends_it() {
     for (code, remedy, spoil) in rows {
         let machine = Machine::complete();
         spoil(&machine);
-        let fatal = prepare_on(&machine, true).await.expect_err(code);
+        let fatal = refused_on(&machine, true).await;
         assert_eq!(codes(&fatal), [*code], "{fatal:?}");
         let found = fatal[0].remedy.as_deref().unwrap_or_default();
         assert!(found.starts_with(remedy), "{code}: {found}");
@@ -168,11 +176,35 @@ async fn each_obstacle_has_its_name_and_what_mends_it() {
     }
 }
 
+/// A person has nothing to mend where a program was killed, so the start is to be tried again.
+#[tokio::test(flavor = "current_thread")]
+async fn what_could_not_be_asked_is_no_refusal() {
+    let rows: &[(&str, bool)] = &[
+        ("/usr/bin/rootlesskit", true),
+        ("/usr/bin/dockerd", true),
+        ("/usr/bin/slirp4netns", true),
+        ("/usr/bin/getsubids", true),
+        ("/usr/bin/containerd", false),
+        ("/usr/sbin/runc", false),
+    ];
+    for &(program, matters) in rows {
+        let machine = Machine::complete();
+        machine.write("/etc/subuid", "");
+        machine.program("/usr/bin/getsubids", "echo '0: alice 524288 65536'");
+        machine.program(program, "kill -KILL $$");
+        match prepare_on(&machine, true).await {
+            Err(Unfit::Unknown(text)) if matters => assert!(text.contains(program), "{text}"),
+            Ok(_) if !matters => {}
+            other => panic!("{program}: {other:?}"),
+        }
+    }
+}
+
 #[tokio::test(flavor = "current_thread")]
 async fn all_obstacles_are_told_at_once() {
     let machine = Machine::bare();
     machine.write(DAEMON_JSON, "[]");
-    let fatal = prepare_on(&machine, false).await.expect_err("nothing is there");
+    let fatal = refused_on(&machine, false).await;
     let mut found = codes(&fatal);
     found.sort_unstable();
     found.dedup();

@@ -117,7 +117,7 @@ impl Supervisor {
 
     /// The status before anything happened.
     pub fn first_status(constants: &Constants, memory: &Memory) -> Status {
-        status::status(constants, memory, &Knowledge::default(), &[])
+        status::status(constants, memory, &Knowledge::default(), &Loaded::default())
     }
 
     /// Be the supervisor until it is to end.
@@ -338,8 +338,7 @@ impl Supervisor {
 
     fn status(&self) -> Status {
         let loaded = self.links.loaded.borrow();
-        let advice = self.engine.plan.as_ref().map_or(&loaded.reasons, |plan| &plan.reasons);
-        status::status(&self.constants, &self.memory, &self.engine, advice)
+        status::status(&self.constants, &self.memory, &self.engine, &loaded)
     }
 
     fn begin(&mut self, kind: JobKind, options: &JobOptions) -> Result<Job, Error> {

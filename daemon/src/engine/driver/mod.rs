@@ -117,10 +117,7 @@ impl Found {
         if !dir.path().exists() {
             return None;
         }
-        let death = dir.read_death().ok().flatten();
-        let plan = dir.read_plan().ok().flatten();
-        sweep::sweep(systemd, &dir, plan.as_ref()).await;
-        death
+        sweep::sweep(systemd, &dir, None).await.death
     }
 
     /// The engine with the listening socket that its clients know. Waits while it is too young to

@@ -22,11 +22,11 @@ use crate::{
     engine::{
         dir::{EngineDir, Record},
         shim::{self, ShimArgs},
-        sweep,
+        sweep::{self, Remains},
     },
     logging::LogArgs,
     plan::Plan,
-    preflight,
+    preflight::{self, Unfit},
     reasons::Code,
     sys::{children::Exit, process::Process},
     systemd::Systemd,
@@ -59,6 +59,19 @@ pub(super) enum Failure {
     Died(Death),
 }
 
+impl Failure {
+    /// What could not be seen is tried again as after a death: no person has to mend it.
+    fn of_preflight(unfit: Unfit) -> Self {
+        match unfit {
+            Unfit::Refused(reasons) => Self::Refused(reasons),
+            Unfit::Unknown(why) => {
+                let text = format!("the machine could not be looked at: {why}");
+                Self::Died(shim::death(Part::Host, None, text, vec![]))
+            }
+        }
+    }
+}
+
 impl World {
     pub(super) fn dir(&self) -> EngineDir {
         EngineDir::below(&self.dirs.runtime)
@@ -78,7 +91,7 @@ impl World {
         let systemd = self.systemd.is_some();
         let plan = preflight::prepare(&self.dirs, &self.environment, &loaded, systemd)
             .await
-            .map_err(Failure::Refused)?;
+            .map_err(Failure::of_preflight)?;
         self.tell(Event::Phase(Phase::Namespaces)).await;
         self.start_shim(plan).await.map_err(|error| {
             let text = format!("the engine cannot be started: {error}");
@@ -125,13 +138,10 @@ impl World {
     /// Remove what an engine left, and tell how it ended. `status`: of its first process, where it
     /// could be had.
     pub(super) async fn bury(&self, plan: &Plan, status: Option<ExitStatus>) {
-        let death = self.dir().read_death().ok().flatten();
-        // Who ends in order takes the record along.
-        let in_order = matches!(self.dir().read_record(), Ok(None));
-        sweep::sweep(self.systemd.as_ref(), &self.dir(), Some(plan)).await;
-        let death = death.or_else(|| match status {
+        let remains = self.sweep(Some(plan)).await;
+        let death = remains.death.or_else(|| match status {
             Some(status) if status.success() => None,
-            None if in_order => None,
+            None if remains.in_order => None,
             Some(status) => {
                 let exit = Exit { pid: 0, code: status.code(), signal: status.signal() };
                 let text = format!("engine-shim {}", exit.describe());
@@ -147,7 +157,10 @@ impl World {
 
     /// Remove what an engine left that nobody saw end.
     pub(super) async fn clean(&self) {
-        let plan = self.dir().read_plan().ok().flatten();
-        sweep::sweep(self.systemd.as_ref(), &self.dir(), plan.as_ref()).await;
+        self.sweep(None).await;
+    }
+
+    async fn sweep(&self, plan: Option<&Plan>) -> Remains {
+        sweep::sweep(self.systemd.as_ref(), &self.dir(), plan).await
     }
 }
