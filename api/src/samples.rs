@@ -1,8 +1,8 @@
 //! A value of every type with every field set, for tests.
 
 use crate::{
-    Death, Error, ErrorKind, Job, JobKind, JobResult, JobState, LogLocation, Part, Phase, Process,
-    Reason, Setting, State, Status, Supervisor,
+    Death, Error, ErrorKind, Job, JobKind, JobResult, JobState, LogLocation, Part, Phase, Port,
+    Process, Protocol, Reason, Setting, State, Status, Supervisor,
 };
 
 /// A status in which nothing is absent. No real one is: a phase and a next attempt exclude each
@@ -34,6 +34,7 @@ pub fn status() -> Status {
         storage_driver: Some("overlay2".into()),
         cgroup_driver: Some("systemd".into()),
         controllers: vec!["cpu".into(), "memory".into(), "pids".into()],
+        granted_ports: vec![Port { protocol: Protocol::Tcp, number: 80 }],
         containers_running: Some(3),
         processes: vec![process()],
     }

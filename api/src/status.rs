@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::port::Port;
+
 /// Defines an enum that travels as a word, the same on D-Bus, on varlink and in rootlessctl. With
 /// `else`, a word of a later version is read as the last variant, which is never sent.
 macro_rules! words {
@@ -253,6 +255,9 @@ pub struct Status {
     /// The cgroup controllers that the user may use (`cgroup.controllers`).
     #[serde(default)]
     pub controllers: Vec<String>,
+    /// The ports below 1024 that the helper has granted to the user.
+    #[serde(default)]
+    pub granted_ports: Vec<Port>,
     /// How many containers run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub containers_running: Option<u32>,

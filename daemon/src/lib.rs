@@ -8,6 +8,7 @@ pub mod docker_config;
 pub mod doorman;
 pub mod engine;
 pub mod follower;
+pub mod helper;
 pub mod logging;
 pub mod pid1;
 pub mod plan;

@@ -43,6 +43,9 @@ pub struct Plan {
     pub dockerd_flags: Vec<String>,
     /// dockerd's paths and what of its configuration is ours.
     pub docker: DockerPlan,
+    /// Whether a port that needs a privilege is asked for when a container publishes it.
+    #[serde(default)]
+    pub ask_ports: bool,
     /// How long a stop may take.
     pub stop_timeout: Duration,
     /// What of the configuration it was made from, and the engine goes by; absent in an old plan.

@@ -39,6 +39,7 @@ use crate::{
         exec,
     },
     follower,
+    helper::Helper,
     logging::{self, LogArgs},
     readiness,
     sockets::{self, Sockets},
@@ -181,17 +182,20 @@ async fn supervise(here: Here) -> io::Result<()> {
     let (end, shutdown) = mpsc::channel(1);
     let (loaded, loads) = watch::channel(loaded);
 
+    let helper = Helper::of_machine();
     let world = World {
         dirs: dirs.clone(),
         environment,
         reader: reader.clone(),
         loaded: loaded.clone(),
         systemd: systemd.clone(),
+        helper: helper.clone(),
         listener: sockets.docker.listener.try_clone()?.into(),
         log,
         events: event,
     };
-    let links = Links { mailbox, commands: command, events, shutdown, loaded, reader, store };
+    let links =
+        Links { mailbox, commands: command, events, shutdown, loaded, reader, helper, store };
     let driver = spawn_local(Driver::new(world, commands).run(found));
     let supervisor = spawn_local(Supervisor::new(links, constants, memory).run(inherited));
     front(&handle, &sockets, loads.clone(), bus)?;

@@ -13,6 +13,7 @@ use rootlessd::{
         docker::Info,
         driver::{Command, Event, Facts},
     },
+    helper::Helper,
     plan::{DockerPlan, Plan, Versions},
     reasons::Code,
     supervisor::{
@@ -31,7 +32,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::BOUND;
+use crate::{BOUND, bus::TestBus};
 
 /// What the configuration is when it is read.
 type Configuration = Arc<Mutex<Result<Loaded, Error>>>;
@@ -100,6 +101,7 @@ impl Setup {
             reader: Reader::new(move || {
                 read.lock().unwrap_or_else(PoisonError::into_inner).clone()
             }),
+            helper: Helper::on(TestBus::address_at(&runtime.join("system-bus"))),
             store: Store::below(runtime),
         };
         let inherited = match self.found {
@@ -313,6 +315,7 @@ pub fn plan() -> Plan {
             live_restore: None,
             cgroup_driver: None,
         },
+        ask_ports: true,
         stop_timeout: Duration::from_secs(30),
         config: None,
         versions: Versions {

@@ -20,7 +20,7 @@ use rootlessd_api::{Reason, names};
 use serde_json::{Map, Value};
 
 use crate::{
-    config::{Loaded, NetworkDriver},
+    config::{AskPorts, Loaded, NetworkDriver},
     dirs::{Dirs, Environment},
     docker_config,
     plan::{DockerPlan, Plan, Versions},
@@ -164,6 +164,7 @@ impl Inspection<'_> {
             dockerd: programs.dockerd,
             dockerd_flags: config.dockerd.flags.clone(),
             docker,
+            ask_ports: config.engine.ports.ask == AskPorts::Desktop,
             stop_timeout: config.engine.stop_timeout,
             config: Some(config.engines()),
             versions: answers.versions,

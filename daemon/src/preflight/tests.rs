@@ -75,6 +75,7 @@ async fn a_complete_machine_gets_its_plan() {
                 live_restore: Some(true),
                 cgroup_driver: None,
             },
+            ask_ports: true,
             stop_timeout: Duration::from_secs(30),
             config: Some(config::Config::default().engines()),
             versions: Versions {

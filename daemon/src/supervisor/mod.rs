@@ -6,6 +6,7 @@ pub mod handle;
 mod jobs;
 pub mod machine;
 pub mod memory;
+mod ports;
 mod reload;
 mod status;
 
@@ -28,11 +29,13 @@ use self::{
     jobs::Jobs,
     machine::{Effect, Life, RestartPolicy},
     memory::{Memory, Moment, Store},
+    ports::Ports,
     status::Knowledge,
 };
 use crate::{
     config::{Loaded, Reader},
     engine::{driver, processes, shim},
+    helper::Helper,
     sys::clock,
 };
 
@@ -71,6 +74,8 @@ pub struct Links {
     pub loaded: watch::Sender<Loaded>,
     /// Where it is read again.
     pub reader: Reader,
+    /// Who grants ports.
+    pub helper: Helper,
     /// Where to remember.
     pub store: Store,
 }
@@ -84,6 +89,7 @@ pub struct Supervisor {
     saved: Memory,
     jobs: Jobs,
     engine: Knowledge,
+    ports: Ports,
     /// When the delay of a back-off is over.
     delay: Option<Instant>,
     ending: bool,
@@ -106,6 +112,7 @@ impl Supervisor {
             memory,
             jobs,
             engine: Knowledge::default(),
+            ports: Ports::default(),
             delay: None,
             ending: false,
             asking: vec![],
@@ -117,7 +124,13 @@ impl Supervisor {
 
     /// The status before anything happened.
     pub fn first_status(constants: &Constants, memory: &Memory) -> Status {
-        status::status(constants, memory, &Knowledge::default(), &Loaded::default())
+        status::status(
+            constants,
+            memory,
+            &Knowledge::default(),
+            &Ports::default(),
+            &Loaded::default(),
+        )
     }
 
     /// Be the supervisor until it is to end.
@@ -134,6 +147,7 @@ impl Supervisor {
                     self.step(machine::Event::DelayOver);
                 }
                 Some(step) = OptionFuture::from(self.reloading.as_mut()) => self.go_on_reloading(step),
+                news = self.ports.news() => self.learn_ports(news),
                 Some(list) = &mut self.listing => self.answer_asking(list.unwrap_or_default()),
                 () = clock::until(deadline) => self.jobs.end(JobResult::Timeout, Some(out_of_time())),
                 Some(how) = self.links.shutdown.recv() => match how {
@@ -202,6 +216,11 @@ impl Supervisor {
                 self.step(machine::Event::ResetFailed);
                 let _ = reply.send(Ok(()));
             }
+            Command::ListPorts(reply) => self.list_ports(reply),
+            Command::RequestPorts { ports, interactive, reply } => {
+                self.request_ports(ports, interactive, reply);
+            }
+            Command::RefreshPorts(reply) => self.refresh_ports(reply),
             Command::Settings(reply) => {
                 let _ = reply.send(self.links.loaded.borrow().settings.clone());
             }
@@ -250,6 +269,15 @@ impl Supervisor {
                 self.engine = Knowledge::default();
                 self.step(machine::Event::Refused);
             }
+            E::Granted(ports) => {
+                self.ports.granted = ports;
+                self.publish();
+            }
+            E::PortsRefused(ports) => {
+                self.ports.refused = ports;
+                self.publish();
+            }
+            E::PortAsked { port, reply } => self.ask_for_port(port, reply),
             E::Gone => self.lose_engine(machine::Event::Gone, stranger_stop()),
             E::Died(death) => self.lose_engine(machine::Event::Died, death),
         }
@@ -263,6 +291,7 @@ impl Supervisor {
             _ => self.bury(death),
         }
         self.engine = Knowledge::default();
+        self.ports.refused.clear();
         self.step(event);
     }
 
@@ -338,7 +367,7 @@ impl Supervisor {
 
     fn status(&self) -> Status {
         let loaded = self.links.loaded.borrow();
-        status::status(&self.constants, &self.memory, &self.engine, &loaded)
+        status::status(&self.constants, &self.memory, &self.engine, &self.ports, &loaded)
     }
 
     fn begin(&mut self, kind: JobKind, options: &JobOptions) -> Result<Job, Error> {

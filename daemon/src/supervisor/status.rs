@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rootlessd_api::{Reason, Status};
 
-use super::{machine::Life, memory::Memory};
+use super::{machine::Life, memory::Memory, ports::Ports};
 use crate::{
     config::Loaded,
     engine::driver::Facts,
@@ -37,6 +37,7 @@ pub(super) fn status(
     constants: &Constants,
     memory: &Memory,
     engine: &Knowledge,
+    ports: &Ports,
     loaded: &Loaded,
 ) -> Status {
     let life = memory.machine.life();
@@ -55,6 +56,7 @@ pub(super) fn status(
             .reasons()
             .chain(engine.unwell.iter().filter(|_| life == Life::Degraded).cloned())
             .chain(is_stale.then(restart_needed))
+            .chain(ports.reasons(plan))
             .chain(advice.iter().cloned())
             .collect(),
         next_attempt: memory.next_attempt.map(|moment| moment.realtime),
@@ -73,6 +75,7 @@ pub(super) fn status(
         storage_driver: info.map(|info| info.driver.clone()),
         cgroup_driver: info.map(|info| info.cgroup_driver.clone()),
         controllers: engine.facts.as_ref().map(|it| it.controllers.clone()).unwrap_or_default(),
+        granted_ports: ports.granted.iter().copied().collect(),
         containers_running: info.map(|info| info.containers_running),
         processes: vec![],
     }

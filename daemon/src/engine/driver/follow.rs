@@ -1,13 +1,15 @@
 //! An engine that is there, followed from its launch or its take-over to its end.
 
-use std::{future::pending, path::PathBuf, process::ExitStatus, time::Duration};
+use std::{
+    collections::BTreeSet, future::pending, path::PathBuf, process::ExitStatus, time::Duration,
+};
 
 use futures_util::FutureExt;
 use nix::sys::signal::Signal;
-use rootlessd_api::{Part, Phase};
+use rootlessd_api::{Part, Phase, Port};
 use tokio::{
     process::Child,
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     task::{JoinSet, spawn_local},
     time::{Instant, sleep, timeout},
 };
@@ -17,11 +19,12 @@ use crate::{
     engine::{
         docker::{self, ContainerEvents},
         init::{
-            InitStatus, Stage,
-            client::{Following, InitClient},
+            InitStatus, PortsStatus, Stage,
+            client::{Following, InitClient, InitReply, PortsReply},
         },
         processes, shim,
     },
+    helper::Helper,
     plan::Plan,
     reasons::Code,
     sockets,
@@ -58,6 +61,8 @@ enum Happening {
     InNamespaces,
     /// engine-init says how it is.
     Told(InitStatus),
+    /// It says which ports were refused.
+    Refused(PortsStatus),
     /// The supervisor wants something.
     Asked(Command),
     /// The supervisor leaves, and the engine stays.
@@ -70,7 +75,10 @@ enum Happening {
 pub(super) struct Followed<'a> {
     world: &'a World,
     engine: Engine,
-    init: Following,
+    init: Following<InitReply>,
+    ports: Following<PortsReply>,
+    /// The ports that the supervisor was asked for.
+    asked: BTreeSet<Port>,
     /// Whether engine-init was heard.
     has_init: bool,
     /// Where RootlessKit writes the pid of its child, which has the namespaces.
@@ -96,6 +104,8 @@ impl<'a> Followed<'a> {
         Self {
             world,
             init: InitClient::of(world.dir()).follow(),
+            ports: InitClient::of(world.dir()).follow_ports(),
+            asked: BTreeSet::new(),
             has_init: false,
             child_pid: engine.plan.state_dir.join("child_pid"),
             engine,
@@ -121,6 +131,7 @@ impl<'a> Followed<'a> {
                 Happening::Gone => break,
                 Happening::InNamespaces => self.enter_namespaces().await,
                 Happening::Told(status) => self.learn(status).await,
+                Happening::Refused(ports) => self.learn_ports(ports).await,
                 Happening::Asked(Command::Stop { timeout }) => self.stop(timeout).await,
                 Happening::Asked(Command::Reload(reply)) => {
                     // Beside everything else: engine-init may take its time to answer.
@@ -149,7 +160,8 @@ impl<'a> Followed<'a> {
             biased;
             () = self.engine.shim.gone() => Happening::Gone,
             () = files::appeared(&self.child_pid), if !self.has_namespaces => Happening::InNamespaces,
-            status = self.init.next() => Happening::Told(status),
+            reply = self.init.next() => Happening::Told(reply.status),
+            reply = self.ports.next() => Happening::Refused(reply.ports),
             command = commands.recv() => command.map_or(Happening::Left, Happening::Asked),
             () = clock::until(self.deadline) => Happening::OutOfTime,
         }
@@ -186,11 +198,30 @@ impl<'a> Followed<'a> {
             if self.engine.child.is_none() {
                 let ours = sockets::inode(&self.world.listener);
                 let events = self.world.events.clone();
-                self.asking.spawn_local(compare_sockets(self.init_client(), ours, events));
+                self.asking.spawn_local(compare_sockets(self.init_client(), ours, events.clone()));
+                self.asking.spawn_local(tell_granted(self.world.helper.clone(), events));
             }
         } else if status.stage != Stage::Ready && status.phase != self.phase {
             self.enter(status.phase).await;
         }
+    }
+
+    async fn learn_ports(&mut self, status: PortsStatus) {
+        self.world.tell(Event::PortsRefused(status.refused)).await;
+        for &port in status.asked.iter().filter(|port| !self.asked.contains(port)) {
+            let (reply, answer) = oneshot::channel();
+            self.world.tell(Event::PortAsked { port, reply }).await;
+            let init = self.init_client();
+            spawn_local(async move {
+                // A supervisor that does not say is none that grants.
+                let verdict =
+                    answer.await.unwrap_or_else(|_| Err("rootlessd does not answer".into()));
+                if let Err(error) = init.answer_port(port, verdict).await {
+                    tracing::warn!("engine-init is not told about port {port}: {error}");
+                }
+            });
+        }
+        self.asked = status.asked.into_iter().collect();
     }
 
     async fn enter(&mut self, phase: Phase) {
@@ -289,6 +320,14 @@ async fn keep_probing(socket: PathBuf, events: mpsc::Sender<Event>) {
                 }
             }
         }
+    }
+}
+
+/// Tell what the user was granted, for an engine that has it already.
+async fn tell_granted(helper: Helper, events: mpsc::Sender<Event>) {
+    if let Ok(ports) = helper.granted().await {
+        // A supervisor that left does not need to know.
+        let _ = events.send(Event::Granted(ports)).await;
     }
 }
 

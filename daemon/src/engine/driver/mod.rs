@@ -7,9 +7,9 @@
 mod follow;
 mod world;
 
-use std::{os::fd::OwnedFd, time::Duration};
+use std::{collections::BTreeSet, os::fd::OwnedFd, time::Duration};
 
-use rootlessd_api::{Death, Error, Phase, Reason};
+use rootlessd_api::{Death, Error, Phase, Port, Reason};
 use tokio::{
     sync::{mpsc, oneshot},
     time::sleep,
@@ -70,6 +70,17 @@ pub enum Event {
     Healthy(Facts),
     /// dockerd does not answer.
     Unhealthy(Reason),
+    /// The ports that its user was granted, and that it may listen on.
+    Granted(BTreeSet<Port>),
+    /// The ports that it was refused last, for want of a privilege.
+    PortsRefused(Vec<Port>),
+    /// A container waits for a port of these.
+    PortAsked {
+        /// Which.
+        port: Port,
+        /// Whether it was granted; if not, why.
+        reply: oneshot::Sender<Result<(), String>>,
+    },
     /// All of it is gone, in order.
     Gone,
     /// All of it is gone, and should not be.

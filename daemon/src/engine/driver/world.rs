@@ -9,7 +9,7 @@ use std::{
     process::{ExitStatus, Stdio},
 };
 
-use rootlessd_api::{Death, Part, Phase, Reason, names};
+use rootlessd_api::{Death, ErrorKind, Part, Phase, Reason, names};
 use tokio::{
     io::AsyncWriteExt,
     sync::{mpsc, watch},
@@ -24,6 +24,7 @@ use crate::{
         shim::{self, ShimArgs},
         sweep::{self, Remains},
     },
+    helper::Helper,
     logging::LogArgs,
     plan::Plan,
     preflight::{self, Unfit},
@@ -45,6 +46,8 @@ pub struct World {
     pub loaded: watch::Sender<Loaded>,
     /// The user's systemd, where there is one.
     pub systemd: Option<Systemd>,
+    /// Who grants ports.
+    pub helper: Helper,
     /// The socket that dockerd is to serve.
     pub listener: OwnedFd,
     /// Where the engine's processes log to.
@@ -127,12 +130,25 @@ impl World {
         let shim = Process::open(child.id().unwrap_or_default())?;
         if let Some(systemd) = &self.systemd {
             systemd.start_scope(names::ENGINE_SCOPE, names::SLICE, shim.identity().pid).await?;
+            // Before it has children: containers of the last engine publish their ports at once.
+            self.attach_grants().await;
         }
         dir.write_record(&Record { shim: shim.identity() })?;
         // It is where it belongs, and can be found again: now it may have children.
         let mut gate = child.stdin.take().ok_or_else(|| io::Error::other("no gate"))?;
         gate.write_all(&[1]).await?;
         Ok(Engine { plan, shim, child: Some(child) })
+    }
+
+    /// Have the new scope granted what the last one was.
+    async fn attach_grants(&self) {
+        match self.helper.attach_grants().await {
+            Ok(ports) => self.tell(Event::Granted(ports)).await,
+            Err(error) if error.kind == ErrorKind::HelperMissing => {
+                tracing::debug!("no port is granted: {error}");
+            }
+            Err(error) => tracing::warn!("ports that were granted are not had: {error}"),
+        }
     }
 
     /// Remove what an engine left, and tell how it ended. `status`: of its first process, where it
