@@ -36,7 +36,7 @@ files() {
 }
 
 # RootlessKit's AppArmor profile is for AppArmor 4, which is where its abi/4.0 is, and only if there is no other: most
-# distributions have one, and of two for one program neither may hold.
+# distributions have one, and of two for one program neither holds.
 our_profile() {
 	if [ -e "$apparmor/rootlesskit" ]; then
 		grep -q 'Part of rootlessd' "$apparmor/rootlesskit"
