@@ -2,7 +2,7 @@
 
 use crate::{
     Death, Error, ErrorKind, Job, JobKind, JobResult, JobState, LogLocation, Part, Phase, Port,
-    Process, Protocol, Reason, Setting, State, Status, Supervisor,
+    PortPrivilege, Process, Protocol, PublishedPort, Reason, Setting, State, Status, Supervisor,
 };
 
 /// A status in which nothing is absent. No real one is: a phase and a next attempt exclude each
@@ -93,4 +93,15 @@ pub fn setting() -> Setting {
 /// A log directory.
 pub fn log_location() -> LogLocation {
     LogLocation { directory: Some("/home/somebody/.local/state/rootlessd".into()) }
+}
+
+/// A published port that needs a privilege.
+pub fn published_port() -> PublishedPort {
+    PublishedPort {
+        port: Port { protocol: Protocol::Tcp, number: 80 },
+        address: "0.0.0.0".into(),
+        child_port: 8080,
+        privileged: true,
+        by: Some(PortPrivilege::Grant),
+    }
 }

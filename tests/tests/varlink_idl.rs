@@ -14,6 +14,7 @@ use rootlessd::{
 use rootlessd_api::{
     ErrorKind, JobKind, JobResult, JobState, Part, Phase, Port, PortPrivilege, Protocol, State,
     names::{VARLINK_IDL, VARLINK_INTERFACE},
+    samples,
 };
 use rootlessd_tests::{
     engine::{Setup, is},
@@ -175,6 +176,12 @@ fn every_method_answers_as_it_says() {
                 check_object(&interface, &outputs, parameters, full)
                     .unwrap_or_else(|error| panic!("{name}: {error}"));
             };
+            if name == "ListPorts" {
+                // This engine has no RootlessKit that would tell of one.
+                assert_eq!(answer["parameters"], json!({ "ports": [] }));
+                check(&json!({ "ports": [samples::published_port()] }), true);
+                continue;
+            }
             let tells_status = matches!(name, "GetStatus" | "Watch");
             check(&answer["parameters"], full && !tells_status);
             if tells_status {
