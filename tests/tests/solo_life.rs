@@ -3,11 +3,15 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{
+    fs::{self, File},
     os::unix::{fs::MetadataExt, process::CommandExt},
     process::Stdio,
 };
 
-use nix::sys::signal::Signal;
+use nix::{
+    fcntl::{Flock, FlockArg},
+    sys::signal::Signal,
+};
 use rootlessd_tests::{
     bed::wait_for,
     solo::{SOON, User, exists, page, signal, text, wait_gone},
@@ -173,4 +177,36 @@ fn in_the_foreground_until_ctrl_c() {
     assert_eq!(std::fs::read_to_string(seen).unwrap(), "got SIGTERM\n", "the container's own stop");
     let log = user.log("supervisor");
     assert!(!log.contains("ERROR"), "{log}");
+}
+
+/// A signal that comes before rootlessd is there does not kill it: it is obeyed.
+#[test]
+fn signals_that_come_early() {
+    let user = User::new();
+    let directory = user.runtime.join("rootlessd");
+    user.make_directory(&directory);
+    for (early, comes_up) in [(Signal::SIGHUP, true), (Signal::SIGTERM, false)] {
+        // It waits for who has this for a moment.
+        let path = user.write(directory.join("lock"), "");
+        let lock = Flock::lock(File::open(path).unwrap(), FlockArg::LockExclusive).unwrap();
+        let mut rootlessd = user.command("rootlessd").spawn().unwrap();
+        let pid = rootlessd.id();
+        wait_for("it listens to signals", SOON, || catches(pid, early).then_some(()));
+        signal(pid, early);
+        if comes_up {
+            drop(lock);
+            wait_for("it runs", SOON, || user.ctl("status").status.success().then_some(()));
+            signal(pid, Signal::SIGTERM);
+        }
+        assert!(rootlessd.wait().unwrap().success(), "{early}");
+        user.assert_clean(true);
+    }
+}
+
+/// Whether a process has a handler for a signal (`SigCgt` of proc_pid_status(5)).
+fn catches(pid: u32, signal: Signal) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    caught.is_some_and(|mask| mask & (1 << (signal as i32 - 1)) != 0)
 }
