@@ -179,6 +179,26 @@ fn in_the_foreground_until_ctrl_c() {
     assert!(!log.contains("ERROR"), "{log}");
 }
 
+/// dockerd follows this one key while it runs, and back.
+#[test]
+fn live_restore_is_turned_by_a_reload() {
+    let user = User::new();
+    user.start();
+    let needs_restart = || user.status()["reasons"].to_string().contains("restart-needed");
+    for on in [false, true] {
+        user.configure(&format!("engine.live_restore = {on}\n"));
+        user.ctl("reload").ok();
+        wait_for("dockerd follows", SOON, || {
+            let told = user.docker("info -f {{.LiveRestoreEnabled}}").ok();
+            (told == on.to_string()).then_some(())
+        });
+        assert!(!needs_restart(), "{on}");
+    }
+    user.configure("engine.live_restore = false\nengine.network.mtu = 1500\n");
+    user.ctl("reload").ok();
+    assert!(needs_restart());
+}
+
 /// A signal that comes before rootlessd is there does not kill it: it is obeyed.
 #[test]
 fn signals_that_come_early() {

@@ -218,6 +218,10 @@ impl Supervisor {
                     Knowledge { plan: Some(*plan), shim: Some(shim), ..Knowledge::default() };
                 self.publish();
             }
+            E::Replanned(plan) => {
+                self.engine.plan = Some(*plan);
+                self.publish();
+            }
             E::MainPid(pid) => {
                 self.engine.main_pid = Some(pid);
                 self.publish();
