@@ -33,7 +33,7 @@ use self::{
 use crate::{
     config::{Loaded, Reader},
     engine::{driver, processes, shim},
-    sys::clock,
+    sys::clock::{self, Alarm},
 };
 
 /// How many deaths are told.
@@ -85,7 +85,7 @@ pub struct Supervisor {
     jobs: Jobs,
     engine: Knowledge,
     /// When the delay of a back-off is over.
-    delay: Option<Instant>,
+    delay: Option<Alarm>,
     ending: bool,
     /// Who waits for a status with processes, and the list that is being made for all of them.
     asking: Vec<oneshot::Sender<Status>>,
@@ -129,7 +129,7 @@ impl Supervisor {
             tokio::select! {
                 Some(command) = self.links.mailbox.commands.recv() => self.obey(command),
                 Some(event) = self.links.events.recv() => self.learn(event),
-                () = clock::until(wake) => {
+                Some(()) = OptionFuture::from(wake.map(Alarm::rings)) => {
                     self.delay = None;
                     self.step(machine::Event::DelayOver);
                 }
@@ -174,7 +174,7 @@ impl Supervisor {
             }
             (Life::Backoff, Nothing(_)) => {
                 let left = self.memory.next_attempt.map_or(Duration::ZERO, Moment::left);
-                self.delay = Some(Instant::now() + left);
+                self.delay = Some(Alarm::after(left));
             }
             (Life::Stopped | Life::Failed, Nothing(_)) => {}
         }
@@ -287,7 +287,7 @@ impl Supervisor {
         for effect in &effects {
             match *effect {
                 Effect::Delay(delay) => {
-                    self.delay = Some(Instant::now() + delay);
+                    self.delay = Some(Alarm::after(delay));
                     self.memory.next_attempt = Some(Moment::after(delay));
                 }
                 Effect::EndDelay => self.delay = None,
