@@ -11,7 +11,14 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use rootlessd_api::Reason;
 use serde::{Deserialize, Serialize};
 
-use crate::config::engines::{self, Values};
+use crate::{
+    config::{
+        Config,
+        engines::{self, LIVE_RESTORE, Values},
+    },
+    docker_config,
+    reasons::Code,
+};
 
 /// Everything that the processes of one engine have to know.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -120,6 +127,26 @@ impl Plan {
     /// Whether the engine has to be started anew to follow what the configuration says now.
     pub fn is_stale(&self, now: &Values) -> bool {
         self.config.as_ref().is_some_and(|config| engines::differ(config, now))
+    }
+
+    /// The plan with what of the configuration a running engine can follow, if that changed:
+    /// dockerd takes `live-restore` whenever it reads its file.
+    pub fn following(&self, config: &Config) -> Option<Self> {
+        let key = LIVE_RESTORE.to_owned();
+        let now = config.engines().remove(&key)?;
+        let before = self.config.as_ref()?.get(&key);
+        if before == Some(&now) {
+            return None;
+        }
+        let mut plan = self.clone();
+        plan.config.get_or_insert_default().insert(key, now);
+        let on = config.engine.live_restore;
+        if plan.docker.live_restore.is_some() {
+            let in_swarm = docker_config::is_in_swarm(&plan.docker.data_root);
+            plan.docker.live_restore = Some(on && !in_swarm);
+        }
+        plan.reasons.retain(|reason| on || !Code::LiveRestoreOffSwarm.is(reason));
+        Some(plan)
     }
 
     /// The socket of RootlessKit's API.

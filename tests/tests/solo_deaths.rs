@@ -123,6 +123,8 @@ fn with_containers() {
             let shims = user.processes();
             let old: Vec<_> = shims.iter().filter(|it| it.part() != "rootlessd").collect();
             let mut watch = user.watch();
+            // It is there before the death.
+            watch.next_status();
             let begun = Instant::now();
             signal(user.pid(part), Signal::SIGKILL);
             watch.until(|status| status["state"] == "backoff");

@@ -7,6 +7,9 @@ use super::{Config, keys::ENVIRONMENT};
 /// Keys with their values in TOML.
 pub type Values = BTreeMap<String, String>;
 
+/// The one of them that a running engine can follow.
+pub const LIVE_RESTORE: &str = "engine.live_restore";
+
 /// What the supervisor itself goes by, and follows at once.
 const SUPERVISORS: [&str; 7] = [
     "engine.client_wait",
@@ -47,6 +50,7 @@ mod tests {
         for name in SUPERVISORS {
             assert!(keys::find(name).is_some() && !engines.contains_key(name), "{name}");
         }
+        assert!(engines.contains_key(LIVE_RESTORE));
         assert_eq!(engines.len() + SUPERVISORS.len(), KEYS.len());
     }
 

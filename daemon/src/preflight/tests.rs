@@ -267,6 +267,28 @@ async fn a_swarm_has_no_live_restore() {
 }
 
 #[tokio::test(flavor = "current_thread")]
+async fn a_running_engine_follows_live_restore() {
+    let machine = Machine::complete();
+    let plan = plan_on(&machine).await;
+    let mut config = config::Config::default();
+    assert_eq!(plan.following(&config), None);
+    config.engine.live_restore = false;
+    assert!(plan.is_stale(&config.engines()));
+    let off = plan.following(&config).expect("a change");
+    assert_eq!((off.docker.live_restore, off.is_stale(&config.engines())), (Some(false), false));
+    assert_eq!(off.following(&config), None);
+    assert_eq!(off.following(&config::Config::default()), Some(plan));
+    // A Swarm has none.
+    machine.write("/home/alice/.local/share/docker/swarm/docker-state.json", "{}");
+    let in_swarm = off.following(&config::Config::default()).expect("a change");
+    assert_eq!(in_swarm.docker.live_restore, Some(false));
+    // Where the user says it in `daemon.json`, that counts.
+    machine.write(DAEMON_JSON, r#"{"live-restore": false}"#);
+    let users = plan_on(&machine).await.following(&config).expect("a change");
+    assert_eq!(users.docker.live_restore, None);
+}
+
+#[tokio::test(flavor = "current_thread")]
 async fn the_search_path_of_the_configuration_counts() {
     let machine = Machine::complete();
     let own = machine.program("/home/alice/bin/dockerd", "echo Docker version 29.5.0,");

@@ -6,7 +6,7 @@ use std::{
 
 use futures_util::FutureExt;
 use nix::sys::signal::Signal;
-use rootlessd_api::{Part, Phase, Port};
+use rootlessd_api::{Error, Part, Phase, Port};
 use tokio::{
     process::Child,
     sync::{mpsc, oneshot},
@@ -42,6 +42,8 @@ const STOP_GRACE: Duration = Duration::from_secs(3);
 /// What an engine may take to stop that is too young to be asked: it has no containers yet, and
 /// RootlessKit was seen to hang on a signal that came too early.
 const YOUNG_GRACE: Duration = Duration::from_secs(2);
+/// The first version of the protocol whose engine-init reads the plan again when it reloads.
+const READS_PLANS: u32 = 2;
 /// What an engine that is killed may take to be gone.
 const KILL_GRACE: Duration = Duration::from_secs(5);
 
@@ -79,8 +81,8 @@ pub(super) struct Followed<'a> {
     ports: Following<PortsReply>,
     /// The ports that the supervisor was asked for.
     asked: BTreeSet<Port>,
-    /// Whether engine-init was heard.
-    has_init: bool,
+    /// The version of the protocol that engine-init speaks, once it was heard.
+    protocol: Option<u32>,
     /// Where RootlessKit writes the pid of its child, which has the namespaces.
     child_pid: PathBuf,
     has_namespaces: bool,
@@ -106,7 +108,7 @@ impl<'a> Followed<'a> {
             init: InitClient::of(world.dir()).follow(),
             ports: InitClient::of(world.dir()).follow_ports(),
             asked: BTreeSet::new(),
-            has_init: false,
+            protocol: None,
             child_pid: engine.plan.state_dir.join("child_pid"),
             engine,
             has_namespaces: false,
@@ -133,14 +135,7 @@ impl<'a> Followed<'a> {
                 Happening::Told(status) => self.learn(status).await,
                 Happening::Refused(ports) => self.learn_ports(ports).await,
                 Happening::Asked(Command::Stop { timeout }) => self.stop(timeout).await,
-                Happening::Asked(Command::Reload(reply)) => {
-                    // Beside everything else: engine-init may take its time to answer.
-                    let init = self.init_client();
-                    spawn_local(async move {
-                        // Whoever stopped waiting needs no answer.
-                        let _ = reply.send(init.reload().await);
-                    });
-                }
+                Happening::Asked(Command::Reload(reply)) => self.reload(reply).await,
                 // It is there.
                 Happening::Asked(Command::Start) => {}
                 Happening::Left => return None,
@@ -179,7 +174,7 @@ impl<'a> Followed<'a> {
     }
 
     async fn learn(&mut self, status: InitStatus) {
-        self.has_init = true;
+        self.protocol = Some(status.protocol);
         self.find_main_pid().await;
         let became_ready = status.stage == Stage::Ready && self.stage != Stage::Ready;
         self.stage = status.stage;
@@ -239,6 +234,30 @@ impl<'a> Followed<'a> {
         }
     }
 
+    async fn reload(&mut self, reply: oneshot::Sender<Result<(), Error>>) {
+        // What a running engine cannot follow, the status tells.
+        let plan = self.engine.plan.following(&self.world.loaded.borrow().config);
+        if let Some(plan) = plan.filter(|_| self.protocol >= Some(READS_PLANS)) {
+            self.replan(plan).await;
+        }
+        // Beside everything else: engine-init may take its time to answer.
+        let init = self.init_client();
+        spawn_local(async move {
+            // Whoever stopped waiting needs no answer.
+            let _ = reply.send(init.reload().await);
+        });
+    }
+
+    async fn replan(&mut self, plan: Plan) {
+        match self.world.dir().write_plan(&plan) {
+            Ok(()) => {
+                self.engine.plan = plan.clone();
+                self.world.tell(Event::Replanned(Box::new(plan))).await;
+            }
+            Err(error) => tracing::warn!("the engine's plan cannot be written: {error}"),
+        }
+    }
+
     async fn stop(&mut self, within: Duration) {
         self.asking.abort_all();
         self.ask_to_stop(Instant::now() + within).await;
@@ -251,7 +270,7 @@ impl<'a> Followed<'a> {
         if self.init_client().stop(left).await.is_err() {
             // engine-init is not there yet, or does not listen: RootlessKit passes a signal on.
             let _ = self.engine.shim.signal(Signal::SIGTERM);
-            if !self.has_init {
+            if self.protocol.is_none() {
                 self.deadline = Some(until.min(Instant::now() + YOUNG_GRACE));
             }
         }

@@ -62,6 +62,8 @@ pub enum Event {
         /// The pid of engine-shim.
         shim: u32,
     },
+    /// It follows a change of the configuration, by this plan.
+    Replanned(Box<Plan>),
     /// RootlessKit's pid.
     MainPid(u32),
     /// It serves another socket than the one that clients find now.

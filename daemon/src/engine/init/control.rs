@@ -28,8 +28,8 @@ use crate::{
     },
 };
 
-/// The version of this protocol.
-pub const PROTOCOL: u32 = 1;
+/// The version of this protocol. 2: a reload reads `live-restore` of the plan again.
+pub const PROTOCOL: u32 = 2;
 
 /// How engine-init is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

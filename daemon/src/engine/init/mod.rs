@@ -250,7 +250,11 @@ impl Init {
         })
     }
 
-    fn reload(&self) -> Result<(), Error> {
+    fn reload(&mut self) -> Result<(), Error> {
+        // rootlessd may have changed its mind about this meanwhile.
+        if let Ok(Some(plan)) = self.dir.read_plan() {
+            self.plan.docker.live_restore = plan.docker.live_restore;
+        }
         self.write_dockerd_config(None)?;
         if let Some(dockerd) = &self.dockerd {
             dockerd.signal(nix::sys::signal::Signal::SIGHUP);
