@@ -33,7 +33,7 @@ use nix::{
     },
     unistd::Pid,
 };
-use rustix::process::{Gid, Uid};
+use rustix::process::{Gid, Resource, Rlimit, Uid, getrlimit, setrlimit};
 use serde_json::Value;
 
 pub use crate::rounds;
@@ -330,8 +330,10 @@ impl User {
         let below = |line: &&str| line.contains(&format!("{}/", self.home.display()));
         found.extend(mounts.lines().filter(below).map(|line| format!("mount {line}")));
         let stays: &[&str] = match with_rootlessd {
-            true => &["rootlessd", "rootlessd/lock", "rootlessd/engine.lock"],
+            // `runc features` makes its directory whatever it does, and dockerd asks it since 23.0.
+            true => &["runc", "rootlessd", "rootlessd/lock", "rootlessd/engine.lock"],
             false => &[
+                "runc",
                 "rootlessd",
                 "rootlessd/lock",
                 "rootlessd/engine.lock",
@@ -675,6 +677,10 @@ fn run_inside() -> i32 {
 /// Make our namespaces a place for users to be made in.
 fn furnish() {
     umask(Mode::from_bits_truncate(0o022));
+    // A test may be a thousand clients; a login has as many files as it asks for.
+    let files = getrlimit(Resource::Nofile);
+    let most = Rlimit { current: files.maximum, ..files };
+    setrlimit(Resource::Nofile, most).expect("a limit below the hard one");
     // Among ourselves as the machine has it, since RootlessKit asks for it; to the outside private.
     let shared = MsFlags::MS_REC | MsFlags::MS_SHARED;
     mount(None::<&str>, "/", None::<&str>, shared, None::<&str>).expect("shared mounts");
