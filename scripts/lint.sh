@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/packages.sh
 . scripts/packages.sh
-need_packages git libxml2-utils shellcheck
+need_packages libxml2-utils shellcheck
 
 cargo fmt --all --check
 cargo clippy --locked --workspace --all-targets -- -D warnings
