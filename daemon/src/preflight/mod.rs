@@ -187,7 +187,7 @@ impl Inspection<'_> {
         let mut plan =
             docker_config::plan(user, self.dirs).map_err(|reason| findings.add(reason)).ok()?;
         let cgroups = Cgroups::of(self.dirs, self.systemd);
-        findings.extend(cgroups.check(&self.dirs.user));
+        findings.extend(cgroups.check(&self.dirs.user, self.family));
         if !docker_config::has_cgroup_driver(user) {
             let ours = cgroups.usable() && !user.contains_key("cgroup-parent");
             plan.cgroup_parent = ours.then(|| names::CONTAINERS_SLICE.to_owned());

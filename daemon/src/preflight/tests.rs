@@ -111,6 +111,7 @@ async fn each_obstacle_has_its_name_and_what_mends_it() {
         }),
         ("program-missing", "sudo apt-get install uidmap", |m| m.remove("/usr/bin/newuidmap")),
         ("program-missing", "sudo apt-get install iptables", |m| m.remove("/usr/sbin/iptables")),
+        ("program-missing", "sudo apt-get install iproute2", |m| m.remove("/usr/sbin/ip")),
         ("program-missing", "sudo apt-get install util-linux", |m| {
             m.write(CONFIG, "engine.network.detach_netns = true\n");
         }),

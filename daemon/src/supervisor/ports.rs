@@ -3,7 +3,9 @@
 
 use std::{collections::BTreeSet, fs, path::Path, rc::Rc};
 
-use rootlessd_api::{Error, Port, PortPrivilege, PublishedPort, Reason, helper::Outcome};
+use rootlessd_api::{
+    Error, ErrorKind, Port, PortPrivilege, PublishedPort, Reason, helper::Outcome,
+};
 use tokio::{
     sync::{Mutex, oneshot},
     task::JoinSet,
@@ -64,16 +66,19 @@ impl Ports {
 impl Supervisor {
     /// List the published ports.
     pub(super) fn list_ports(&mut self, reply: Reply<Vec<PublishedPort>>) {
-        let granted = self.ports.granted.clone();
+        let (known, helper) = (self.ports.granted.clone(), self.links.helper.clone());
         let plan = self.engine.plan.clone();
         self.ports.work.spawn_local(async move {
-            let listed = match plan {
-                Some(plan) => list(&plan, &granted).await,
-                None => Ok(vec![]),
+            let Some(plan) = plan else {
+                // Whoever stopped waiting needs no answer: here and below.
+                let _ = reply.send(Ok(vec![]));
+                return News::Nothing;
             };
-            // Whoever stopped waiting needs no answer.
+            // An administrator may have changed it meanwhile.
+            let granted = helper.granted().await;
+            let listed = list(&plan, granted.as_ref().unwrap_or(&known)).await;
             let _ = reply.send(listed);
-            News::Nothing
+            News::Granted(granted)
         });
     }
 
@@ -114,7 +119,7 @@ impl Supervisor {
                 Ok(_) => helper.granted().await,
                 Err(error) => Err(error),
             };
-            let _ = reply.send(granted.as_ref().map(drop).map_err(|error| error.message.clone()));
+            let _ = reply.send(granted.as_ref().map(drop).map_err(why_not));
             News::Answered(port, granted)
         });
     }
@@ -145,6 +150,18 @@ fn refused(port: Port) -> Reason {
     Code::PortPrivileged.reason_with_remedy(text, format!("rootlessctl ports allow {port}"))
 }
 
+/// Why a port was not granted, for who waits for it: the command that grants it follows.
+fn why_not(error: &Error) -> String {
+    match error.kind {
+        ErrorKind::AccessDenied => "an administrator said no".into(),
+        ErrorKind::InteractionRequired => {
+            "an administrator has to agree, and there is nobody to ask here".into()
+        }
+        ErrorKind::HelperMissing => "rootlessd-helper, which grants it, is not installed".into(),
+        _ => error.message.clone(),
+    }
+}
+
 fn granted_late(port: Port) -> Reason {
     let text = format!("port {port} is granted now; the container that asked for it did not start");
     Code::PortGrantedLate.reason_with_remedy(text, "docker start NAME")
@@ -153,7 +170,7 @@ fn granted_late(port: Port) -> Reason {
 async fn list(plan: &Plan, granted: &BTreeSet<Port>) -> Result<Vec<PublishedPort>, Error> {
     let specs = port::published(&plan.rootlesskit_socket()).await.map_err(|error| {
         let text = format!("RootlessKit does not tell which ports are published: {error}");
-        Error::new(rootlessd_api::ErrorKind::System, text)
+        Error::new(ErrorKind::System, text)
     })?;
     let start = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
     let start = start.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(UNPRIVILEGED);

@@ -23,8 +23,10 @@ impl User {
         let below = |line: &&str| line.contains(&format!("{}/", self.home.display()));
         found.extend(mounts.lines().filter(below).map(|line| format!("mount {line}")));
         let stays: &[&str] = match with_rootlessd {
-            true => &["rootlessd", "rootlessd/lock", "rootlessd/engine.lock"],
+            // `runc features` makes its directory whatever it does, and dockerd asks it since 23.0.
+            true => &["runc", "rootlessd", "rootlessd/lock", "rootlessd/engine.lock"],
             false => &[
+                "runc",
                 "rootlessd",
                 "rootlessd/lock",
                 "rootlessd/engine.lock",

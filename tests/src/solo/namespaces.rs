@@ -13,6 +13,7 @@ use nix::{
     mount::{MsFlags, mount},
     sys::stat::{Mode, SFlag, makedev, mknod, umask},
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{bed::Output, install};
 
@@ -86,6 +87,10 @@ fn run_inside() -> i32 {
 /// Make our namespaces a place for users to be made in.
 fn furnish() {
     umask(Mode::from_bits_truncate(0o022));
+    // A test may be a thousand clients; a login has as many files as it asks for.
+    let files = getrlimit(Resource::Nofile);
+    let most = Rlimit { current: files.maximum, ..files };
+    setrlimit(Resource::Nofile, most).expect("a limit below the hard one");
     // Among ourselves as the machine has it, since RootlessKit asks for it; to the outside private.
     let shared = MsFlags::MS_REC | MsFlags::MS_SHARED;
     mount(None::<&str>, "/", None::<&str>, shared, None::<&str>).expect("shared mounts");
