@@ -8,7 +8,7 @@ CARGO ?= cargo
 
 build:
 	scripts/check-rust.sh
-	$(CARGO) build --release --locked -p rootlessd -p rootlessctl
+	$(CARGO) build --release --locked -p rootlessd -p rootlessctl -p rootlessd-helper
 
 # A supervised rootless Docker on this machine, and a container in it.
 run:
