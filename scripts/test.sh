@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/packages.sh
 . scripts/packages.sh
 scripts/check-rust.sh
-need_docker rootlesskit slirp4netns uidmap iptables busybox-static curl dbus python3-minimal
+need_docker rootlesskit slirp4netns uidmap iptables busybox-static curl dbus polkitd python3-minimal
 scripts/lint.sh
 
 # The real engine and the beds are driven with what `make install` installs.
