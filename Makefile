@@ -4,7 +4,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 CARGO ?= cargo
 
-.PHONY: build run test test-fast bench lint install uninstall
+.PHONY: build run test test-fast fresh bench lint install uninstall
 
 build:
 	scripts/check-rust.sh
@@ -21,6 +21,10 @@ test:
 # Every test that needs no real systemd.
 test-fast:
 	scripts/test.sh --fast
+
+# `make run` on fresh machines; downloads much.
+fresh:
+	tests/fresh/fresh.sh all
 
 # Side by side with stock dockerd-rootless.sh, in one bed.
 bench: build

@@ -18,22 +18,28 @@ need_packages() {
     privileged "${install[@]}" >/dev/null 2>&1 || { privileged "${get[@]}" update >&2 && privileged "${install[@]}" >&2; }
 }
 
-# The same, with Docker among them: where it was not there, its rootful service is kept from starting, now and later.
-need_docker() {
+# Rust links with it.
+need_linker() {
+    command -v cc >/dev/null || need_packages gcc libc6-dev
+}
+
+# As need_packages, with Docker among them: where it was not there, its rootful service is kept from starting, now and later.
+need_docker() (
     if [ "$(dpkg-query -Wf '${db:Status-Status}' docker.io 2>/dev/null)" = installed ] || command -v dockerd >/dev/null; then
         need_packages "$@"
-        return
+        exit
     fi
-    local policy=/usr/sbin/policy-rc.d made=
+    units=(docker.service docker.socket)
+    [ -e /lib/systemd/system/containerd.service ] || units+=(containerd.service) # that one may be somebody's
+    policy=/usr/sbin/policy-rc.d
     if [ ! -e $policy ]; then
-        made=1
+        trap 'privileged rm -f $policy' EXIT
         printf '#!/bin/sh\nexit 101\n' | privileged tee $policy >/dev/null
         privileged chmod 755 $policy
     fi
     need_packages docker.io "$@"
-    [ -z "$made" ] || privileged rm $policy
     if [ -d /run/systemd/system ]; then
-        privileged systemctl disable -q --now docker.service docker.socket containerd.service 2>/dev/null || true
+        privileged systemctl disable -q --now "${units[@]}" 2>/dev/null || true
     fi
     echo "Docker was not installed: its rootful service, which comes with the package, stays off" >&2
-}
+)

@@ -10,8 +10,15 @@ say() { printf '\n== %s\n' "$*"; }
 scripts/check-rust.sh
 
 say "Packages"
-need_docker rootlesskit slirp4netns uidmap iptables busybox-static curl
+need_docker rootlesskit slirp4netns uidmap iproute2 iptables busybox-static curl
+need_linker
 command -v docker >/dev/null || need_packages docker-cli
+systemd=
+if [ -d /run/systemd/system ]; then
+    systemd=1
+    # Only over the user's own bus does the user's systemd put containers below limits.
+    need_packages libpam-systemd dbus-user-session
+fi
 
 say "Build"
 make -s build
@@ -23,8 +30,6 @@ if [ "$EUID" = 0 ]; then
     id "$user" >/dev/null 2>&1 || useradd --create-home --shell /bin/bash "$user"
 fi
 uid=$(id -u "$user")
-systemd=
-[ ! -d /run/systemd/system ] || systemd=1
 
 say "Rootless Docker of the user $user ($uid)"
 # useradd gives a range to every user that it makes; others may have none.
@@ -61,13 +66,9 @@ if [ -n "$systemd" ]; then
     # If it ran before: the new one takes the engine over.
     as_user systemctl --user restart rootlessd
 else
-    if [ "$EUID" = 0 ]; then
-        install -d -m 700 -o "$user" -g "$(id -g "$user")" "$runtime"
-    elif [ ! -O "$runtime" ]; then
-        # What Docker's documentation names where nobody else makes a runtime directory.
-        runtime=${XDG_RUNTIME_DIR:-$HOME/.docker/run}
-        install -d -m 700 "$runtime"
-    fi
+    # Where all look for it, if no login has made another one.
+    [ "$EUID" = 0 ] || [ ! -O "${XDG_RUNTIME_DIR:-}" ] || runtime=$XDG_RUNTIME_DIR
+    privileged install -d -m 700 -o "$user" -g "$(id -g "$user")" "$runtime"
     as_user rootlessd --daemonize --replace
 fi
 as_user rootlessctl start --timeout 2m
@@ -85,13 +86,17 @@ echo "http://$port says: $(curl -sS --retry 5 --retry-connrefused --max-time 10 
 say "rootlessctl status"
 as_user rootlessctl status
 
-stop="rootlessctl stop, or for good: "
-if [ -n "$systemd" ]; then stop+="systemctl --user disable --now rootlessd"; else stop+="kill \$(cat $runtime/rootlessd/lock)"; fi
+stop="kill \$(cat $runtime/rootlessd/lock)"
+if [ -n "$systemd" ]; then
+    stop="systemctl --user disable --now rootlessd"
+    # As in shells of su and sudo.
+    [ "$EUID" != 0 ] && [ -n "${XDG_RUNTIME_DIR:-}" ] || stop="XDG_RUNTIME_DIR=$runtime $stop"
+fi
 [ "$EUID" != 0 ] || echo "
-(as the user $user: sudo -u $user env XDG_RUNTIME_DIR=$runtime …)"
+(as the user $user: su - $user)"
 cat <<EOF
 
 To use it:  eval "\$(rootlessctl env)"; docker run …
 To look:    rootlessctl status, rootlessctl logs, rootlessctl watch
-To stop it: $stop
+To stop it: rootlessctl stop, or for good: $stop
 EOF

@@ -39,6 +39,9 @@ pub enum ClientError {
     /// The other side refused or failed.
     #[error(transparent)]
     Api(#[from] Error),
+    /// The other side is older than the method.
+    #[error("the other side does not know this: {0}")]
+    UnknownMethod(String),
     /// The other side says something this version does not understand.
     #[error("unexpected answer: {0}")]
     Protocol(String),
@@ -160,6 +163,9 @@ fn refusal(error: &RawError) -> ClientError {
     struct Ours {
         message: String,
         remedy: Option<String>,
+    }
+    if error.error == "org.varlink.service.MethodNotFound" {
+        return ClientError::UnknownMethod(error.parameters.to_string());
     }
     let Some(kind) = ErrorKind::from_varlink_name(&error.error) else {
         return ClientError::Protocol(format!("{} {}", error.error, error.parameters));

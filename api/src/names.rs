@@ -10,6 +10,8 @@ pub const OBJECT_PATH: &str = "/org/rootlessd/Supervisor1";
 pub const JOB_PATH: &str = "/org/rootlessd/Supervisor1/job";
 /// The D-Bus interface of the engine.
 pub const ENGINE_INTERFACE: &str = "org.rootlessd.Supervisor1.Engine";
+/// The D-Bus interface of published and granted ports, on the same object.
+pub const PORTS_INTERFACE: &str = "org.rootlessd.Supervisor1.Ports";
 /// The D-Bus interface of a job.
 pub const JOB_INTERFACE: &str = "org.rootlessd.Supervisor1.Job";
 /// What the D-Bus name of each of our errors begins with.
@@ -31,10 +33,6 @@ pub const CONTAINERS_SLICE: &str = "rootlessd-containers.slice";
 
 /// The journal's field that says which [`Part`](crate::Part) a line is from.
 pub const LOG_PART: &str = "ROOTLESSD_PART";
-
-/// What the journal's `SYSLOG_IDENTIFIER` begins with, followed by the part, where a process writes
-/// to the journal by itself: a stream to journald cannot carry [`LOG_PART`].
-pub const LOG_IDENTIFIER_PREFIX: &str = "rootlessd-";
 
 /// The directory of rootlessd below `$XDG_RUNTIME_DIR`.
 pub fn runtime_dir(xdg_runtime_dir: &Path) -> PathBuf {

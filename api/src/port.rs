@@ -19,11 +19,11 @@ words! {
 /// A port: written `80`, which is TCP, `80/tcp` or `443/udp`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Port {
-    /// Its protocol.
-    pub protocol: Protocol,
-    /// Its number, from 1.
+    /// Its number, from 1. Ports are sorted by it.
     #[serde(rename = "port")]
     pub number: u16,
+    /// Its protocol.
+    pub protocol: Protocol,
 }
 
 impl Port {

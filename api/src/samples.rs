@@ -1,8 +1,8 @@
 //! A value of every type with every field set, for tests.
 
 use crate::{
-    Death, Error, ErrorKind, Job, JobKind, JobResult, JobState, LogLocation, Part, Phase, Process,
-    Reason, Setting, State, Status, Supervisor,
+    Death, Error, ErrorKind, Job, JobKind, JobResult, JobState, LogLocation, Part, Phase, Port,
+    PortPrivilege, Process, Protocol, PublishedPort, Reason, Setting, State, Status, Supervisor,
 };
 
 /// A status in which nothing is absent. No real one is: a phase and a next attempt exclude each
@@ -34,6 +34,7 @@ pub fn status() -> Status {
         storage_driver: Some("overlay2".into()),
         cgroup_driver: Some("systemd".into()),
         controllers: vec!["cpu".into(), "memory".into(), "pids".into()],
+        granted_ports: vec![Port { protocol: Protocol::Tcp, number: 80 }],
         containers_running: Some(3),
         processes: vec![process()],
     }
@@ -92,4 +93,15 @@ pub fn setting() -> Setting {
 /// A log directory.
 pub fn log_location() -> LogLocation {
     LogLocation { directory: Some("/home/somebody/.local/state/rootlessd".into()) }
+}
+
+/// A published port that needs a privilege.
+pub fn published_port() -> PublishedPort {
+    PublishedPort {
+        port: Port { protocol: Protocol::Tcp, number: 80 },
+        address: "0.0.0.0".into(),
+        child_port: 8080,
+        privileged: true,
+        by: Some(PortPrivilege::Grant),
+    }
 }

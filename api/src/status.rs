@@ -2,22 +2,29 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Defines an enum that travels as a word, the same on D-Bus, on varlink and in rootlessctl.
+use crate::port::Port;
+
+/// Defines an enum that travels as a word, the same on D-Bus, on varlink and in rootlessctl. With
+/// `else`, a word of a later version is read as the last variant, which is never sent.
 macro_rules! words {
-    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal,)+ }) => {
+    (
+        $(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal,)+ }
+        $(else $(#[$edoc:meta])* $else:ident = $elseword:literal)?
+    ) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ::serde::Serialize, ::serde::Deserialize)]
         pub enum $name {
             $($(#[$vdoc])* #[serde(rename = $word)] $variant,)+
+            $($(#[$edoc])* #[serde(other, rename = $elseword)] $else,)?
         }
 
         impl $name {
-            /// Every value there is.
+            /// Every word there is.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
 
             /// The word on the wire.
             pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $word,)+ }
+                match self { $(Self::$variant => $word,)+ $(Self::$else => $elseword,)? }
             }
         }
 
@@ -60,6 +67,9 @@ words! {
         /// It died too often, or cannot start until somebody mends what [`Status::reasons`] name.
         Failed = "failed",
     }
+    else
+    /// What a later version calls by a word that this one does not know.
+    Unknown = "unknown"
 }
 
 impl State {
@@ -245,10 +255,29 @@ pub struct Status {
     /// The cgroup controllers that the user may use (`cgroup.controllers`).
     #[serde(default)]
     pub controllers: Vec<String>,
+    /// The ports below 1024 that the helper has granted to the user.
+    #[serde(default)]
+    pub granted_ports: Vec<Port>,
     /// How many containers run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub containers_running: Option<u32>,
     /// The processes, when asked for (`GetStatus`); a change to them alone is not published.
     #[serde(default)]
     pub processes: Vec<Process>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::samples;
+
+    /// A client of this version reads the status of a later one.
+    #[test]
+    fn an_unknown_state_is_one_that_is_not_running() {
+        let mut status = serde_json::to_value(samples::status()).unwrap();
+        status["state"] = "hibernating".into();
+        let status: Status = serde_json::from_value(status).unwrap();
+        assert_eq!(status.state, State::Unknown);
+        assert!(!status.state.is_up() && !State::ALL.contains(&status.state));
+    }
 }

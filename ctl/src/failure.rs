@@ -162,7 +162,7 @@ impl From<ClientError> for Failure {
             }
             ClientError::Closed { .. } => Self::Closed,
             ClientError::Api(error) => Self::Api(error),
-            ClientError::Protocol(text) => Self::Protocol(text),
+            ClientError::UnknownMethod(text) | ClientError::Protocol(text) => Self::Protocol(text),
         }
     }
 }

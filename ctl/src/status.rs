@@ -68,6 +68,11 @@ fn headline(status: &Status, clock: &Clock, palette: Palette) -> String {
         State::Stopping => ("●", palette.warning, "is stopping"),
         State::Backoff => ("●", palette.bad, "died"),
         State::Failed => ("×", palette.bad, "has failed"),
+        State::Unknown => (
+            "○",
+            palette.warning,
+            "is in a state that this rootlessctl does not know: see rootlessctl status --json",
+        ),
     };
     let phase = status.phase.map(|phase| format!(": {phase}")).unwrap_or_default();
     let next = match (status.state, status.next_attempt) {

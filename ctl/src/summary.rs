@@ -20,7 +20,7 @@ pub fn gravest(status: &Status) -> Option<(&str, Option<&str>)> {
 
 fn detail(status: &Status, clock: &Clock) -> Option<String> {
     match status.state {
-        State::Stopped => None,
+        State::Stopped | State::Unknown => None,
         State::Starting | State::Stopping => status.phase.map(|phase| phase.to_string()),
         State::Running => status.version.as_ref().map(|version| format!("Docker {version}")),
         State::Degraded | State::Failed => {

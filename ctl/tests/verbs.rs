@@ -40,13 +40,16 @@ fn status_is_plain_when_piped_and_coloured_when_forced() {
 fn status_ends_with_3_when_the_engine_does_not_run() {
     let user = User::new();
     let states = ["stopped", "starting", "stopping", "backoff", "failed", "hibernating"];
-    let script = states.iter().map(|state| get_status(json!({ "state": state, "later": 1 })));
+    let each = |state: &&str| get_status(json!({ "state": state, "later": 1 }));
+    let script = states.iter().flat_map(|state| [each(state), each(state)]);
     let _supervisor = Supervisor::start(&user, script.collect());
     for state in states {
         let ended = user.run(&["status", "--json"]);
         let told = ended.json();
         assert_eq!(ended.code, Some(3), "{state}");
         assert_eq!((&told["state"], &told["later"]), (&json!(state), &json!(1)), "passed through");
+        let ended = user.run(&["status"]);
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(3), ""), "{state}");
     }
 }
 
@@ -123,7 +126,7 @@ fn answers_that_are_no_answers() {
     }
     // What a later version says is not guessed at.
     let user = User::new();
-    let _supervisor = Supervisor::start(&user, vec![get_status(json!({ "state": "hibernating" }))]);
+    let _supervisor = Supervisor::start(&user, vec![get_status(json!({ "phase": "hibernating" }))]);
     let ended = user.run(&["status"]);
     assert_eq!(ended.code, Some(1));
     assert!(ended.stderr.contains("rootlessctl version"), "{}", ended.stderr);

@@ -94,7 +94,7 @@ fn door(status: &Status, waited: Duration, client_wait: Duration) -> Door {
         State::Stopped => {
             "rootless Docker is stopped: start it with `rootlessctl start`".to_owned()
         }
-        State::Failed => "rootless Docker cannot be started".to_owned(),
+        State::Failed | State::Unknown => "rootless Docker cannot be started".to_owned(),
     };
     let reasons = status.reasons.first().map_or(String::new(), |reason| {
         let remedy = reason.remedy.as_ref();

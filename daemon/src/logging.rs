@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fmt::{self, Write as _},
     fs::OpenOptions,
-    io::Write as _,
+    io::{self, Write as _},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
@@ -14,11 +14,17 @@ use clap::Args;
 use file_rotate::{ContentLimit, FileRotate, compression::Compression, suffix::AppendCount};
 use rootlessd_api::{Part, names};
 use tracing::{
-    Event, Subscriber,
+    Event, Metadata, Subscriber,
     field::{Field, Visit},
     level_filters::LevelFilter,
 };
-use tracing_subscriber::{Layer, Registry, layer::Context, prelude::*};
+use tracing_subscriber::{
+    Layer, Registry, filter::filter_fn, layer::Context, prelude::*, registry::LookupSpan,
+};
+
+/// The field of an event that says which part a line is from, if not from this process:
+/// [`names::LOG_PART`] once the journal has it.
+const PART: &str = "rootlessd_part";
 
 /// How long a log file gets before it is put aside.
 const FILE_BYTES: usize = 10 << 20;
@@ -54,20 +60,35 @@ pub fn init(args: &LogArgs, part: Part, terminal: bool) {
     let files = args.directory.as_deref().map(|directory| Files::new(directory, part));
     let journal = match files {
         Some(_) => None,
-        None => tracing_journald::layer().ok(),
+        None => journal(part).ok(),
     };
     let terminal = (terminal || (files.is_none() && journal.is_none())).then(|| {
         tracing_subscriber::fmt::layer().with_target(false).with_writer(std::io::stderr).compact()
     });
-    let journal = journal.map(|layer| {
-        // Our fields have our prefix already.
-        layer
-            .with_field_prefix(None)
-            .with_syslog_identifier(format!("{}{part}", names::LOG_IDENTIFIER_PREFIX))
-    });
     let registry = Registry::default().with(args.level).with(journal).with(files).with(terminal);
     // A second call, as in tests, changes nothing.
     let _ = registry.try_init();
+}
+
+/// The journal's layer. Each line has [`names::LOG_PART`] once: its own where it was written by
+/// another part, else that of this process.
+fn journal<S>(part: Part) -> io::Result<impl Layer<S>>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    let layer = || {
+        // Our fields have our prefix already.
+        let layer = tracing_journald::layer()?.with_field_prefix(None);
+        io::Result::Ok(layer.with_syslog_identifier(format!("rootlessd-{part}")))
+    };
+    let own = layer()?.with_custom_fields([(names::LOG_PART, part.as_str())]);
+    Ok(own
+        .with_filter(filter_fn(|metadata| !tells_part(metadata)))
+        .and_then(layer()?.with_filter(filter_fn(tells_part))))
+}
+
+fn tells_part(metadata: &Metadata<'_>) -> bool {
+    metadata.fields().field(PART).is_some()
 }
 
 /// One file a part, of bounded size.
@@ -128,7 +149,7 @@ struct Line {
 impl Visit for Line {
     fn record_str(&mut self, field: &Field, value: &str) {
         match field.name() {
-            "rootlessd_part" => self.part = Some(value.to_owned()),
+            PART => self.part = Some(value.to_owned()),
             _ => self.record_debug(field, &value),
         }
     }

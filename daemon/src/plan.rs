@@ -11,6 +11,15 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use rootlessd_api::Reason;
 use serde::{Deserialize, Serialize};
 
+use crate::{
+    config::{
+        Config,
+        engines::{self, LIVE_RESTORE, Values},
+    },
+    docker_config,
+    reasons::Code,
+};
+
 /// Everything that the processes of one engine have to know.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
@@ -41,8 +50,14 @@ pub struct Plan {
     pub dockerd_flags: Vec<String>,
     /// dockerd's paths and what of its configuration is ours.
     pub docker: DockerPlan,
+    /// Whether a port that needs a privilege is asked for when a container publishes it.
+    #[serde(default)]
+    pub ask_ports: bool,
     /// How long a stop may take.
     pub stop_timeout: Duration,
+    /// What of the configuration it was made from, and the engine goes by; absent in an old plan.
+    #[serde(default)]
+    pub config: Option<Values>,
     /// What was found out about the programs.
     pub versions: Versions,
     /// What a person should know, though it prevents no start.
@@ -109,6 +124,31 @@ impl DockerPlan {
 }
 
 impl Plan {
+    /// Whether the engine has to be started anew to follow what the configuration says now.
+    pub fn is_stale(&self, now: &Values) -> bool {
+        self.config.as_ref().is_some_and(|config| engines::differ(config, now))
+    }
+
+    /// The plan with what of the configuration a running engine can follow, if that changed:
+    /// dockerd takes `live-restore` whenever it reads its file.
+    pub fn following(&self, config: &Config) -> Option<Self> {
+        let key = LIVE_RESTORE.to_owned();
+        let now = config.engines().remove(&key)?;
+        let before = self.config.as_ref()?.get(&key);
+        if before == Some(&now) {
+            return None;
+        }
+        let mut plan = self.clone();
+        plan.config.get_or_insert_default().insert(key, now);
+        let on = config.engine.live_restore;
+        if plan.docker.live_restore.is_some() {
+            let in_swarm = docker_config::is_in_swarm(&plan.docker.data_root);
+            plan.docker.live_restore = Some(on && !in_swarm);
+        }
+        plan.reasons.retain(|reason| on || !Code::LiveRestoreOffSwarm.is(reason));
+        Some(plan)
+    }
+
     /// The socket of RootlessKit's API.
     pub fn rootlesskit_socket(&self) -> PathBuf {
         self.state_dir.join("api.sock")

@@ -144,6 +144,10 @@ codes! {
     DiedTooOften = "died-too-often", Supervisor, Note;
     /// dockerd runs, and does not answer.
     DockerdNotAnswering = "dockerd-not-answering", Dockerd, Note;
+    /// A container could not publish a port that needs a privilege.
+    PortPrivileged = "port-privileged", Network, Note;
+    /// A port was granted when the container that asked for it waited no more.
+    PortGrantedLate = "port-granted-late", Network, Note;
     /// The configuration has changed in ways that the engine reads at its start.
     RestartNeeded = "restart-needed", Config, Note;
 }
@@ -173,6 +177,8 @@ pub struct Findings {
     pub fatal: Vec<Reason>,
     /// What does not.
     pub notes: Vec<Reason>,
+    /// What could not be found out this time, in sentences: the rest is not to be trusted either.
+    pub unknown: Vec<String>,
 }
 
 impl Findings {

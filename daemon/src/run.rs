@@ -2,28 +2,21 @@
 //! it ends.
 
 use std::{
-    fs::{self, DirBuilder, File},
-    io::{self, IsTerminal, Seek, Write},
+    fs::{DirBuilder, File},
+    io::{self, IsTerminal},
     os::{fd::OwnedFd, unix::fs::DirBuilderExt},
     path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
     str::FromStr,
-    time::Duration,
 };
 
-use nix::{
-    fcntl::Flock,
-    sys::signal::Signal,
-    unistd::{dup2_stderr, setsid},
-};
+use nix::unistd::{dup2_stderr, setsid};
 use rootlessd_api::{
     Error, ErrorKind, JobKind, JobOptions, LogLocation, Part, Supervisor as Identity, names,
 };
 use tokio::{
-    signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
     task::spawn_local,
-    time::{Instant, sleep},
 };
 use tracing::level_filters::LevelFilter;
 use zbus::Address;
@@ -39,8 +32,11 @@ use crate::{
         exec,
     },
     follower,
+    helper::Helper,
+    lock,
     logging::{self, LogArgs},
     readiness,
+    signals::Signals,
     sockets::{self, Sockets},
     spare_name::SpareName,
     supervisor::{
@@ -48,24 +44,15 @@ use crate::{
         handle::Handle,
         memory::{Memory, Store},
     },
-    sys::{
-        cgroup, clock, files,
-        notify::Notifications,
-        process::{self, Process, Stat},
-    },
+    sys::{cgroup, clock, files, notify::Notifications, process},
     systemd::Systemd,
     varlink,
 };
 
 /// Where the journal takes lines (systemd-journald(8)).
 const JOURNAL: &str = "/run/systemd/journal/socket";
-/// The supervisor's unit.
-const UNIT: &str = "rootlessd.service";
 /// The units that listen for it.
 const SOCKET_UNITS: [&str; 2] = ["rootlessd.socket", "rootlessd-varlink.socket"];
-
-/// How long a lock may stay that a killed rootlessd held.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is to be done after [`prepare`].
 pub enum Prepared {
@@ -124,8 +111,14 @@ pub async fn run(here: Here) -> ExitCode {
 }
 
 async fn supervise(here: Here) -> io::Result<()> {
+    // First of all: whoever has started us may have something to say at once.
+    let mut signals = Signals::listen()?;
     let Here { args, dirs, environment, passed } = here;
-    let lock = lock(&dirs, args.replace).await?;
+    let lock = tokio::select! {
+        lock = lock::take(&dirs, args.replace) => lock?,
+        // Nothing has begun.
+        () = signals.end() => return Ok(()),
+    };
     let reader = Reader::of(dirs.clone(), environment.clone());
     let loaded = reader.read().await;
     let log = log_args(&args, &dirs, loaded.as_ref().ok());
@@ -181,17 +174,20 @@ async fn supervise(here: Here) -> io::Result<()> {
     let (end, shutdown) = mpsc::channel(1);
     let (loaded, loads) = watch::channel(loaded);
 
+    let helper = Helper::of_machine();
     let world = World {
         dirs: dirs.clone(),
         environment,
         reader: reader.clone(),
         loaded: loaded.clone(),
         systemd: systemd.clone(),
+        helper: helper.clone(),
         listener: sockets.docker.listener.try_clone()?.into(),
         log,
         events: event,
     };
-    let links = Links { mailbox, commands: command, events, shutdown, loaded, reader, store };
+    let links =
+        Links { mailbox, commands: command, events, shutdown, loaded, reader, helper, store };
     let driver = spawn_local(Driver::new(world, commands).run(found));
     let supervisor = spawn_local(Supervisor::new(links, constants, memory).run(inherited));
     front(&handle, &sockets, loads.clone(), bus)?;
@@ -211,7 +207,7 @@ async fn supervise(here: Here) -> io::Result<()> {
     if args.background {
         dup2_stderr(File::options().write(true).open("/dev/null")?)?;
     }
-    spawn_local(obey_signals(handle, systemd.clone(), loads, end));
+    spawn_local(signals.obey(handle, systemd.clone(), loads, end));
 
     let how = supervisor.await.map_err(io::Error::other)?;
     // The driver ends with the supervisor, which gave it commands.
@@ -262,54 +258,6 @@ fn front(
     Ok(())
 }
 
-/// Do what signals ask for: end, or read the configuration again.
-async fn obey_signals(
-    handle: Handle,
-    systemd: Option<Systemd>,
-    loads: watch::Receiver<Loaded>,
-    end: mpsc::Sender<Shutdown>,
-) -> io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut leave = signal(SignalKind::user_defined2())?;
-    let mut reload = signal(SignalKind::hangup())?;
-    loop {
-        let how = tokio::select! {
-            _ = terminate.recv() => how_to_end(systemd.as_ref()).await,
-            _ = interrupt.recv() => Shutdown::StopEngine,
-            _ = leave.recv() => Shutdown::LeaveEngine,
-            _ = reload.recv() => {
-                if let Err(error) = handle.reload().await {
-                    tracing::error!("the configuration cannot be read again: {error}");
-                }
-                continue;
-            }
-        };
-        if how == Shutdown::StopEngine {
-            readiness::stopping(loads.borrow().config.engine.stop_timeout * 2);
-        }
-        // A second signal while it ends changes nothing, unless it is about how.
-        let _ = end.send(how).await;
-    }
-}
-
-/// A restart of the unit is a new rootlessd for the same engine; systemd tells it from a stop by
-/// the unit's job alone.
-async fn how_to_end(systemd: Option<&Systemd>) -> Shutdown {
-    let own = cgroup::own().is_some_and(|group| group.ends_with(UNIT));
-    match systemd.filter(|_| own) {
-        Some(systemd) => match systemd.job_type(UNIT).await {
-            Ok(Some(job)) if job == "restart" => Shutdown::LeaveEngine,
-            Ok(_) => Shutdown::StopEngine,
-            Err(error) => {
-                tracing::warn!("systemd does not tell why rootlessd is to end: {error}");
-                Shutdown::StopEngine
-            }
-        },
-        None => Shutdown::StopEngine,
-    }
-}
-
 /// What was stopped must not be revived by the next client.
 async fn end_sockets(sockets: &Sockets, systemd: Option<&Systemd>) {
     sockets.docker.remove();
@@ -322,44 +270,6 @@ async fn end_sockets(sockets: &Sockets, systemd: Option<&Systemd>) {
             tracing::warn!("{unit} cannot be stopped: {error}");
         }
     }
-}
-
-/// Be the only rootlessd of this user; with `replace`, instead of another.
-async fn lock(dirs: &Dirs, replace: bool) -> io::Result<Flock<File>> {
-    let path = names::runtime_dir(&dirs.runtime).join("lock");
-    let deadline = Instant::now() + LOCK_TIMEOUT;
-    let mut lock = loop {
-        if let Some(lock) = files::try_lock(&path)? {
-            break lock;
-        }
-        let pid = fs::read_to_string(&path)?.trim().parse().unwrap_or(0);
-        match Process::open(pid) {
-            Ok(other) if replace && is_rootlessd(pid) => {
-                other.signal(Signal::SIGUSR2)?;
-                other.gone().await;
-            }
-            // One that was killed can have left a child that is about to become another program,
-            // and has the lock until then.
-            _ if !is_rootlessd(pid) && Instant::now() < deadline => {
-                sleep(Duration::from_millis(10)).await;
-            }
-            _ => {
-                return Err(io::Error::other(format!(
-                    "another rootlessd runs (process {pid}): stop it, or take its place with \
-                     `rootlessd --replace`"
-                )));
-            }
-        }
-    };
-    lock.set_len(0)?;
-    lock.rewind()?;
-    writeln!(lock, "{}", std::process::id())?;
-    Ok(lock)
-}
-
-/// Whether this is a rootlessd that lives.
-fn is_rootlessd(pid: u32) -> bool {
-    Stat::of(pid).is_some_and(|stat| stat.name.starts_with("rootlessd") && stat.state != 'Z')
 }
 
 fn log_args(args: &RunArgs, dirs: &Dirs, loaded: Option<&Loaded>) -> LogArgs {

@@ -25,6 +25,7 @@ pub fn status() -> Status {
         storage_driver: None,
         cgroup_driver: None,
         controllers: vec![],
+        granted_ports: vec![],
         containers_running: None,
         processes: vec![],
     }

@@ -72,6 +72,24 @@ impl Change {
         }
     }
 
+    /// What polkit's question names, beside what the question itself says in each language: the
+    /// policy's header has them all.
+    pub fn object(&self) -> String {
+        match self {
+            Self::SetUnprivilegedPortStart { settings } => {
+                settings.iter().map(|setting| setting.value.clone()).collect()
+            }
+            Self::SetPingRange { settings } => {
+                settings.iter().map(|setting| setting.value.replace(' ', "-")).collect()
+            }
+            Self::AllowUserNamespaces { settings } => {
+                settings.iter().map(|setting| setting.key.as_str()).collect::<Vec<_>>().join(", ")
+            }
+            Self::AllocateSubIds(ids) => ids.count.to_string(),
+            _ => self.to_string(),
+        }
+    }
+
     /// The kernel settings that it is about.
     pub fn settings(&self) -> &[Setting] {
         match self {
@@ -118,7 +136,7 @@ impl Change {
     }
 }
 
-/// What it is about, as a person says it: the object of the question that polkit asks.
+/// What it is about, as a person says it.
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -113,22 +113,22 @@ async fn run(command: Command) -> Result<(), Error> {
             .with_remedy("rootlessctl asks the helper on the system bus; or use sudo"));
     }
     logging::init(matches!(command, Command::Serve));
-    let bus = zbus::Connection::system().await;
+    let bus = zbus::Connection::system;
     match command {
         Command::Serve => {
-            let bus = bus.map_err(|error| {
+            let bus = bus().await.map_err(|error| {
                 Error::new(ErrorKind::HelperMissing, format!("there is no system bus: {error}"))
             })?;
             service::run(helper(Some(bus.clone()))?, &bus).await?;
             Ok(())
         }
         Command::Repair => {
-            for path in helper(bus.ok())?.repair().await? {
+            for path in helper(None)?.repair().await? {
                 println!("{path} has its capability again");
             }
             Ok(())
         }
-        Command::Apply(apply) => apply.run(&helper(bus.ok())?).await,
+        Command::Apply(apply) => apply.run(&helper(bus().await.ok())?).await,
     }
 }
 

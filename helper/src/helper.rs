@@ -137,11 +137,13 @@ impl Helper {
         Ok(ports.into_iter().collect())
     }
 
-    /// Gives the capability again to programs that lost it, as in an upgrade of their package; which.
+    /// Gives the capability again to programs that lost it, as in an upgrade of their package; which. It
+    /// touches nothing else: it runs with the right to nothing else.
     pub async fn repair(&self) -> Result<Vec<String>, Error> {
-        let turn = self.turn().await?;
+        let _turn = self.turn.lock().await;
+        let ledger = Ledger::open(&self.root)?;
         let mut repaired = Vec::new();
-        for entry in &turn.ledger.entries {
+        for entry in ledger.entries.iter().filter(|entry| !entry.pending) {
             if let Change::GrantBindCapability { files } = &entry.change {
                 for file in capability::lost(&self.root, files)? {
                     capability::apply(&self.root, std::slice::from_ref(&file))?;
@@ -205,6 +207,7 @@ impl Helper {
             }
             Change::GrantBindCapability { files } => {
                 capability::apply(root, files)?;
+                outcome.notes = capability::watch_all(&self.systemd, files, true).await;
                 outcome.needs.push(Need::EngineRestart);
             }
             Change::DelegateControllers { controllers } => {
@@ -231,7 +234,11 @@ impl Helper {
                 ports::attach(root, entry.uid, &without)?;
                 Vec::new()
             }
-            Change::GrantBindCapability { files } => capability::undo(root, files)?,
+            Change::GrantBindCapability { files } => {
+                let mut notes = capability::watch_all(&self.systemd, files, false).await;
+                notes.extend(capability::undo(root, files)?);
+                notes
+            }
             Change::DelegateControllers { .. } => {
                 delegation::undo(root, &self.systemd, &with, &without).await?
             }

@@ -1,7 +1,7 @@
 //! The machine's systemd, over the system bus.
 
 use rootlessd_api::{Error, ErrorKind};
-use zbus::{Connection, proxy, proxy::CacheProperties};
+use zbus::{Connection, OwnedObjectPath, proxy, proxy::CacheProperties};
 
 #[proxy(
     interface = "org.freedesktop.systemd1.Manager",
@@ -10,6 +10,19 @@ use zbus::{Connection, proxy, proxy::CacheProperties};
 )]
 trait Manager {
     fn reload(&self) -> zbus::Result<()>;
+    fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    fn enable_unit_files(
+        &self,
+        files: &[&str],
+        runtime: bool,
+        force: bool,
+    ) -> zbus::Result<(bool, Vec<(String, String, String)>)>;
+    fn disable_unit_files(
+        &self,
+        files: &[&str],
+        runtime: bool,
+    ) -> zbus::Result<Vec<(String, String, String)>>;
     #[zbus(property)]
     fn version(&self) -> zbus::Result<String>;
 }
@@ -39,6 +52,24 @@ impl Systemd {
     /// Has it read its units again.
     pub async fn reload(&self) -> Result<(), Error> {
         self.manager().await?.reload().await.map_err(failed)
+    }
+
+    /// Has a unit started, now and at every boot.
+    pub async fn enable(&self, unit: &str) -> Result<(), Error> {
+        let manager = self.manager().await?;
+        manager.enable_unit_files(&[unit], false, false).await.map_err(failed)?;
+        manager.reload().await.map_err(failed)?;
+        manager.start_unit(unit, "replace").await.map_err(failed)?;
+        Ok(())
+    }
+
+    /// Has it stopped, and not started any more.
+    pub async fn disable(&self, unit: &str) -> Result<(), Error> {
+        let manager = self.manager().await?;
+        manager.disable_unit_files(&[unit], false).await.map_err(failed)?;
+        manager.reload().await.map_err(failed)?;
+        manager.stop_unit(unit, "replace").await.map_err(failed)?;
+        Ok(())
     }
 
     async fn manager(&self) -> Result<ManagerProxy<'_>, Error> {

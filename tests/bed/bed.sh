@@ -18,7 +18,7 @@
 #        bed.sh list
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
-. "$(dirname "$0")/common.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 tester=4242
 timeout=${ROOTLESSD_BED_TIMEOUT:-60}
@@ -68,7 +68,7 @@ join() {
 # ---- boot -------------------------------------------------------------------------------------------------------------
 
 boot() {
-    local suite=$1 trees=() owner='' rootfs image launch
+    local suite=$1 trees=() owner='' rootfs image
     use "$2"
     shift 2
     while [ $# -gt 0 ]; do
@@ -92,7 +92,13 @@ boot() {
     cp "$image" "$run/ctl/image.tar"
     modprobe -qa overlay fuse tun 2>/dev/null || true # in there nobody can
 
-    launch=(unshare --mount --propagation private "$HERE/bed.sh" keep "$rootfs" "$name" "${trees[@]}")
+    launch "$HERE/bed.sh" keep "$rootfs" "$name" "${trees[@]}"
+    wait_boot 1
+}
+
+# Starts a command in the bed's cgroup, with mounts of its own.
+launch() {
+    local launch=(unshare --mount --propagation private "$@")
     if [ -d /run/systemd/system ]; then
         launch=(systemd-run -q --scope --collect --unit="rootlessd-bed-$name" -p Delegate=yes -p TasksMax=infinity "${launch[@]}")
     else
@@ -100,15 +106,11 @@ boot() {
     fi
     setsid "${launch[@]}" </dev/null >"$run/console.log" 2>&1 &
     echo $! >"$run/keeper"
-    wait_boot 1
 }
 
-# Stays with the bed as long as it lives, and starts the machine again when it reboots.
-keep() {
-    local rootfs=$1 tree cgroup mem number=0 status=133 controller
-    use "$2"
-    shift 2
-
+# That command begins with this.
+prepare() {
+    local controller
     cgroup=$(cgroup)
     # No process may stay in a group that hands its controllers on.
     mkdir "$cgroup/keeper"
@@ -116,6 +118,24 @@ keep() {
     for controller in $(<"$cgroup/cgroup.controllers"); do
         echo "+$controller" >"$cgroup/cgroup.subtree_control" || true # the bed does with fewer
     done
+    # What systemd-nspawn leaves in /run is the machine's /run otherwise.
+    mount -t tmpfs bed /run
+}
+
+# What every machine here is for systemd-nspawn. A pure cgroup v2 inside, whatever the machine has; system calls that runc
+# and the port grants need.
+nspawn() {
+    SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 SYSTEMD_NSPAWN_LOCK=0 exec systemd-nspawn --quiet --machine="$name" \
+        --keep-unit --register=no --console=pipe --private-users=no --capability=all \
+        --system-call-filter='add_key keyctl bpf' --resolv-conf=off --timezone=off --link-journal=no "$@"
+}
+
+# Stays with the bed as long as it lives, and starts the machine again when it reboots.
+keep() {
+    local rootfs=$1 tree cgroup mem number=0 status=133
+    use "$2"
+    shift 2
+    prepare
 
     mem=$run/mem
     mkdir "$mem"
@@ -141,20 +161,13 @@ keep() {
     mknod -m 666 "$mem/dev/tun" c 10 200
     mknod -m 666 "$mem/dev/fuse" c 10 229
 
-    # What systemd-nspawn leaves in /run is the machine's /run otherwise.
-    mount -t tmpfs bed /run
-
     while [ $status = 133 ]; do # it asks its service manager for a restart; that is this loop
         echo $((++number)) >"$run/ctl/boot"
         mkdir "$cgroup/boot-$number" # in the one before, clients may linger
         status=0
         (
             echo $BASHPID >"$cgroup/boot-$number/cgroup.procs"
-            # A pure cgroup v2 inside, whatever the machine has; system calls that runc and the port grants need.
-            SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 SYSTEMD_NSPAWN_LOCK=0 exec systemd-nspawn --quiet --boot \
-                --directory="$mem/root" --machine="$name" --keep-unit --register=no --console=pipe \
-                --private-users=no --private-network --capability=all --system-call-filter='add_key keyctl bpf' \
-                --resolv-conf=off --timezone=off --link-journal=no \
+            nspawn --boot --directory="$mem/root" --private-network \
                 --bind="$mem/dev/tun:/dev/net/tun" --bind="$mem/dev/fuse:/dev/fuse" --bind="$run/ctl:/bed" \
                 --bind="$data/tester:/home/tester" --bind="$data/docker:/var/lib/docker"
         ) || status=$?
@@ -285,6 +298,7 @@ clean() (
 
 # -----------------------------------------------------------------------------------------------------------------------
 
+[[ ${BASH_SOURCE[0]} = "$0" ]] || return 0 # tests/fresh has machines of its own kind
 need_root "$@"
 verb=${1:?verb}
 shift

@@ -5,12 +5,14 @@
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/common.sh"
+# shellcheck source=tests/bed/debian.sh
+. "$HERE/debian.sh"
 need_root "$@"
 
 suite=${1:?suite}
 tester=4242 # a uid that nobody on the machine has: beds share the machine's users
 
-key=$(cd "$HERE" && find rootfs.sh files -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -c1-12)
+key=$(cd "$HERE" && find rootfs.sh debian.sh files -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -c1-12)
 out=$BED/rootfs-$suite-$key
 found() {
     touch "$out" # the date of its last use
@@ -26,32 +28,10 @@ flock 9
 [ -d "$out" ] && found # somebody else has built it meanwhile
 
 rm -rf --one-file-system "$BED/building-$suite".* # cut short
-need_packages mmdebstrap debian-archive-keyring
 work=$(mktemp -d "$BED/building-$suite.XXXXXX")
 trap 'rm -rf --one-file-system "$work"' EXIT
 chmod 755 "$work"
 root=$work/root
-
-# The mirror is the one that the machine itself uses.
-debian_mirror() {
-    # shellcheck disable=SC2016 # these are apt's variables
-    apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' | head -n 1
-}
-mirror=${ROOTLESSD_BED_MIRROR:-$(debian_mirror)}
-[ -n "$mirror" ] || { apt-get -qq update >&2 && mirror=$(debian_mirror); }
-[ -n "$mirror" ] || die "apt knows no Debian mirror here: name one in ROOTLESSD_BED_MIRROR"
-
-# Debian signs a suite with the keys of its time. A machine older than the suite may lack them; its own apt then
-# vouches for a newer keyring, which is only unpacked, not installed.
-keys=/usr/share/keyrings
-newest=$suite
-case $suite in bookworm | trixie) ;; *) newest=trixie ;; esac
-if ! compgen -G "$keys/debian-archive-$newest-*" >/dev/null; then
-    mkdir "$work/keyring"
-    (cd "$work/keyring" && apt-get -qq -o APT::Sandbox::User=root download debian-archive-keyring && dpkg-deb -x ./*.deb .) >&2
-    keys=$work/keyring/usr/share/keyrings
-    compgen -G "$keys/debian-archive-$newest-*" >/dev/null || die "no keyring here knows $suite: is this machine too old?"
-fi
 
 packages=(
     systemd systemd-sysv systemd-container dbus dbus-user-session libpam-systemd polkitd pkexec sudo
@@ -60,16 +40,9 @@ packages=(
 )
 case $suite in bookworm) ;; *) packages+=(docker-cli docker-buildx) ;; esac
 
-# How to fetch (proxies, checks of dates) is the machine's own affair, too.
-apt-config dump | grep -E '^Acquire::(Check-|Retries|[a-z]+::).* "' >"$work/apt.conf" || true
-echo 'Acquire::Languages "none";' >>"$work/apt.conf"
-
 echo "building a root file system of $suite: about a minute, once" >&2
-mmdebstrap --quiet --mode=root --variant=minbase --keyring="$keys/debian-archive-keyring.gpg" --aptopt="$work/apt.conf" \
-    --aptopt='APT::Install-Recommends "false"' --dpkgopt=force-unsafe-io \
-    --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
-    --dpkgopt='path-exclude=/usr/share/doc/*' \
-    --include="$(IFS=,; echo "${packages[*]}")" "$suite" "$root" "$mirror" >&2
+debian "$suite" "$root" --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
+    --dpkgopt='path-exclude=/usr/share/doc/*' --include="$(IFS=,; echo "${packages[*]}")"
 
 cp -r --no-preserve=ownership "$HERE/files/." "$root/"
 chroot "$root" useradd --uid $tester --create-home --shell /bin/bash tester

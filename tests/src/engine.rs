@@ -13,6 +13,7 @@ use rootlessd::{
         docker::Info,
         driver::{Command, Event, Facts},
     },
+    helper::Helper,
     plan::{DockerPlan, Plan, Versions},
     reasons::Code,
     supervisor::{
@@ -31,7 +32,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::BOUND;
+use crate::{BOUND, bus::TestBus};
 
 /// What the configuration is when it is read.
 type Configuration = Arc<Mutex<Result<Loaded, Error>>>;
@@ -100,6 +101,7 @@ impl Setup {
             reader: Reader::new(move || {
                 read.lock().unwrap_or_else(PoisonError::into_inner).clone()
             }),
+            helper: Helper::on(TestBus::address_at(&runtime.join("system-bus"))),
             store: Store::below(runtime),
         };
         let inherited = match self.found {
@@ -163,9 +165,15 @@ impl Engine {
         self.events.send(event).await.expect("the supervisor is there");
     }
 
-    /// Tell that it is there.
+    /// Tell that it is there, started with the configuration that is in force.
     pub async fn tell_launched(&self) {
-        self.tell(Event::Launched { plan: Box::new(plan()), shim: std::process::id() }).await;
+        self.tell_launched_with(&self.config_in_force()).await;
+    }
+
+    /// Tell that it is there, started with this configuration.
+    pub async fn tell_launched_with(&self, config: &Config) {
+        let plan = Box::new(Plan { config: Some(config.engines()), ..plan() });
+        self.tell(Event::Launched { plan, shim: std::process::id() }).await;
     }
 
     /// Tell that it is well, with so many containers.
@@ -307,7 +315,9 @@ pub fn plan() -> Plan {
             live_restore: None,
             cgroup_driver: None,
         },
+        ask_ports: true,
         stop_timeout: Duration::from_secs(30),
+        config: None,
         versions: Versions {
             rootlesskit: status.rootlesskit_version,
             dockerd: status.version,

@@ -5,37 +5,38 @@
 //! all processes and mounts go with it. In there `/run`, the home directories, `/usr/local/bin` and
 //! the lists of users are throw-away; everything else is the machine's.
 
+mod clients;
+mod leftovers;
+mod namespaces;
+mod process;
+
 use std::{
     ffi::OsStr,
-    fmt,
-    fs::{self, File, OpenOptions, Permissions},
-    io::{self, Read, Write},
+    fs::{self, File, Permissions},
     os::unix::{
-        fs::{MetadataExt, PermissionsExt, chown},
-        net::UnixStream,
+        fs::{PermissionsExt, chown},
         process::CommandExt,
     },
     path::{Path, PathBuf},
-    process::{self, Command, Stdio},
+    process::{Command, Stdio},
     sync::{
-        Arc, Mutex, OnceLock,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use nix::{
-    mount::{MsFlags, mount},
-    sys::{
-        signal::{Signal, kill},
-        stat::{Mode, SFlag, makedev, mknod, umask},
-    },
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 use rustix::process::{Gid, Uid};
 use serde_json::Value;
 
+use self::namespaces::{HOMES, append, outer_pid};
+pub use self::{
+    clients::{Knocker, Watch, get, listening_inode, page},
+    namespaces::{bind, enter, mount_tmpfs},
+    process::{Process, exists, signal, wait_gone},
+};
 pub use crate::rounds;
 use crate::{
     bed::{Output, Spawned, wait_for},
@@ -48,16 +49,8 @@ pub const SOON: Duration = Duration::from_secs(30);
 /// The image that [`User::load_image`] loads; its command serves a page on port 80.
 pub const IMAGE: &str = "rootlessd/tiny";
 
-/// Where the users' homes are. Not below `/run`, which RootlessKit copies, nor `/home`, where the
-/// project may lie.
-const HOMES: &str = "/srv";
-/// Tells the program that it runs in its own namespaces: the mount namespace that it came from.
-const CAME_FROM: &str = "ROOTLESSD_TEST_CAME_FROM";
 /// Where a user's programs are looked for.
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
-/// What the users may have of our environment.
-const PASSED_ON: [&str; 3] = ["ROOTLESSD_BIN_DIR", "ROOTLESSD_ROUNDS", "RUST_BACKTRACE"];
-
 /// An ordinary user of this machine, made for one test. With it go its processes.
 #[derive(Debug)]
 pub struct User {
@@ -317,65 +310,6 @@ impl User {
         text.trim().parse().unwrap_or_else(|_| panic!("{text:?} in {}", path.display()))
     }
 
-    /// What is there of an engine, or of a rootlessd if that is to be gone too: processes, mounts,
-    /// sockets, files.
-    pub fn leftovers(&self, with_rootlessd: bool) -> Vec<String> {
-        let mut found: Vec<_> = self
-            .processes()
-            .into_iter()
-            .filter(|process| with_rootlessd || process.part() != "rootlessd")
-            .map(|process| process.to_string())
-            .collect();
-        let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts");
-        let below = |line: &&str| line.contains(&format!("{}/", self.home.display()));
-        found.extend(mounts.lines().filter(below).map(|line| format!("mount {line}")));
-        let stays: &[&str] = match with_rootlessd {
-            true => &["rootlessd", "rootlessd/lock", "rootlessd/engine.lock"],
-            false => &[
-                "rootlessd",
-                "rootlessd/lock",
-                "rootlessd/engine.lock",
-                "rootlessd/state.json",
-                "rootlessd/org.rootlessd.Supervisor",
-                // Its second name, to give it the first again.
-                "rootlessd/docker.sock",
-                "docker.sock",
-            ],
-        };
-        let stays: Vec<_> = stays.iter().map(|name| self.runtime.join(name)).collect();
-        let mut files = vec![];
-        list(&self.runtime, &mut files);
-        found.extend(
-            files
-                .into_iter()
-                .filter(|path| !stays.contains(path))
-                .map(|path| format!("file {}", path.display())),
-        );
-        found
-    }
-
-    /// Nothing is left of an engine, nor of rootlessd if that is to be gone. What has ended is
-    /// reaped as soon as its parent hears of it, which is a moment later.
-    #[track_caller]
-    pub fn assert_clean(&self, with_rootlessd: bool) {
-        let deadline = Instant::now() + Duration::from_secs(1);
-        loop {
-            let left = self.leftovers(with_rootlessd);
-            // The arguments are the first that a process loses when it ends.
-            // What only was to tell its version is not waited for.
-            let ended = left.iter().all(|it| {
-                it.starts_with("process ")
-                    && [": ", "--version", "--help"].iter().any(|end| it.ends_with(end))
-            });
-            if ended && !left.is_empty() && Instant::now() < deadline {
-                thread::sleep(Duration::from_millis(5));
-                continue;
-            }
-            assert_eq!(left, [""; 0], "left over");
-            return;
-        }
-    }
-
     /// Run something in a thread that is this user, as far as the kernel asks: who connects to a
     /// socket, whose file it is.
     pub fn act<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
@@ -431,162 +365,6 @@ impl Drop for User {
     }
 }
 
-/// The status as it changes.
-#[derive(Debug)]
-pub struct Watch(Spawned);
-
-impl Watch {
-    /// The next status; `None` when the supervisor ends the connection.
-    pub fn next_status(&mut self) -> Option<Value> {
-        let line = self.0.next_line(SOON)?;
-        let status: Value =
-            serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
-        status["error"].is_null().then_some(status)
-    }
-
-    /// Wait for a status.
-    #[track_caller]
-    pub fn until(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
-        let mut seen = vec![];
-        while let Some(status) = self.next_status() {
-            if wanted(&status) {
-                return status;
-            }
-            seen.push(format!("{} {}", status["state"], status["phase"]));
-        }
-        panic!("not the status waited for: {seen:?}")
-    }
-
-    /// All states that have been seen so far, with their phases: `starting/network`.
-    pub fn states(&self) -> Vec<String> {
-        let name = |line: &String| -> Option<String> {
-            let status: Value = serde_json::from_str(line).expect("JSON");
-            let state = status["state"].as_str()?;
-            Some(match status["phase"].as_str() {
-                Some(phase) => format!("{state}/{phase}"),
-                None => state.to_owned(),
-            })
-        };
-        self.0.seen().iter().filter_map(name).collect()
-    }
-}
-
-/// A process as `/proc` shows it.
-#[derive(Clone, Debug)]
-pub struct Process {
-    /// Its pid.
-    pub pid: u32,
-    /// Its parent.
-    pub parent: u32,
-    /// Whose it is.
-    pub uid: u32,
-    /// Its name.
-    pub name: String,
-    /// Its state: `R`, `S`, `Z` …
-    pub state: char,
-    /// Its arguments; none for a zombie.
-    pub arguments: Vec<String>,
-}
-
-impl Process {
-    /// All that there are.
-    pub fn all() -> impl Iterator<Item = Self> {
-        let pids = fs::read_dir("/proc").expect("/proc").flatten();
-        let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        pids.filter_map(Self::of)
-    }
-
-    /// One of them.
-    pub fn of(pid: u32) -> Option<Self> {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let field = |key: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(key));
-            line.map(str::trim).unwrap_or_default().to_owned()
-        };
-        let cmdline = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        let words = cmdline.split(|&byte| byte == 0).filter(|word| !word.is_empty());
-        Some(Self {
-            pid,
-            parent: field("PPid:").parse().ok()?,
-            uid: field("Uid:").split_ascii_whitespace().next()?.parse().ok()?,
-            name: field("Name:"),
-            state: field("State:").chars().next()?,
-            arguments: words.map(|word| String::from_utf8_lossy(word).into_owned()).collect(),
-        })
-    }
-
-    /// The part of rootlessd or of the engine that it is: `rootlessd`, `shim`, `init`, `exec`
-    /// (before it becomes a part), `rootlesskit`, `rootlesskit-child`, or its name.
-    pub fn part(&self) -> &str {
-        let word = |index: usize| self.arguments.get(index).map_or("", String::as_str);
-        let program = word(0).rsplit('/').next().unwrap_or_default();
-        match (program, word(1)) {
-            ("rootlessd", "engine-shim") => "shim",
-            ("rootlessd", "engine-init") => "init",
-            ("rootlessd", "exec") => "exec",
-            ("rootlessd", _) => "rootlessd",
-            // It is asked what it can before it is started.
-            ("rootlesskit", "--help" | "--version") => "probe",
-            ("rootlesskit", _) => "rootlesskit",
-            ("exe", _) if word(0) == "/proc/self/exe" && word(1).starts_with("--state-dir") => {
-                "rootlesskit-child"
-            }
-            _ => &self.name,
-        }
-    }
-
-    /// What it takes of memory that is its own, in KiB (`RssAnon`): what a file holds in memory is
-    /// the machine's to drop.
-    pub fn memory(pid: u32) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-        let number = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse().ok());
-        number.unwrap_or_else(|| panic!("process {pid} has no memory"))
-    }
-}
-
-impl fmt::Display for Process {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { pid, parent, uid, name, state, arguments } = self;
-        write!(f, "process {pid} of {parent}, uid {uid}, {state} {name}: {}", arguments.join(" "))
-    }
-}
-
-/// Send a signal. That nobody is there is no failure.
-pub fn signal(pid: u32, signal: Signal) {
-    let _ = kill(Pid::from_raw(i32::try_from(pid).expect("a pid")), signal);
-}
-
-/// Whether a process is there, if only as a zombie.
-pub fn exists(pid: u32) -> bool {
-    Path::new(&format!("/proc/{pid}")).exists()
-}
-
-/// Wait until a process is gone, or a zombie.
-#[track_caller]
-pub fn wait_gone(pid: u32) {
-    wait_for("the process ends", SOON, || {
-        Process::of(pid).is_none_or(|process| process.state == 'Z').then_some(())
-    });
-}
-
-/// The page that a container serves on a port of this machine, if it does.
-pub fn page(port: u16) -> Option<String> {
-    let url = format!("http://127.0.0.1:{port}/");
-    let mut curl = Command::new("curl");
-    let output = Output::of(curl.args(["-sS", "--max-time", "5", "--noproxy", "*", &url]));
-    (output.status.success() && output.stdout == "hello from a container\n")
-        .then_some(output.stdout)
-}
-
-/// The inode of the socket that listens on a path.
-pub fn listening_inode(path: &Path) -> Option<String> {
-    let table = fs::read_to_string("/proc/net/unix").expect("/proc/net/unix");
-    let path = format!(" {}", path.display());
-    let row = table.lines().find(|row| row.ends_with(&path) && row.contains(" 00010000 "))?;
-    row.split_ascii_whitespace().nth(6).map(str::to_owned)
-}
-
 /// A string in JSON.
 #[track_caller]
 pub fn text(value: &Value) -> String {
@@ -602,164 +380,4 @@ fn image() -> &'static Path {
         Output::of(Command::new(script).arg(&path)).ok();
         path
     })
-}
-
-fn list(directory: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        found.push(entry.path());
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            list(&entry.path(), found);
-        }
-    }
-}
-
-/// Append to one of our copies of the lists of users.
-fn append(path: &str, line: &str) {
-    static LOCK: Mutex<()> = Mutex::new(());
-    let _lock = LOCK.lock().expect("nobody panics here");
-    let mut file = OpenOptions::new().append(true).open(path).expect(path);
-    file.write_all(line.as_bytes()).expect(path);
-}
-
-/// Be root in namespaces of our own, from the first call on. In the program that was started it
-/// does not return: it runs itself again, with the same arguments, and ends as that one ends.
-pub fn enter() {
-    static ENTERED: OnceLock<()> = OnceLock::new();
-    ENTERED.get_or_init(|| match std::env::var(CAME_FROM) {
-        Ok(outside) => {
-            assert_ne!(outside, mount_namespace(), "{CAME_FROM} is not for people to set");
-            furnish();
-        }
-        Err(_) => process::exit(run_inside()),
-    });
-}
-
-fn mount_namespace() -> String {
-    fs::read_link("/proc/self/ns/mnt").expect("namespaces").display().to_string()
-}
-
-fn outer_pid() -> u32 {
-    std::env::var("ROOTLESSD_TEST_PID").ok().and_then(|pid| pid.parse().ok()).expect("set by us")
-}
-
-fn run_inside() -> i32 {
-    let root = fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
-    let mut command = Command::new(if root { "env" } else { "sudo" });
-    if !root {
-        command.arg("env");
-    }
-    for name in PASSED_ON {
-        if let Ok(value) = std::env::var(name) {
-            command.arg(format!("{name}={value}"));
-        }
-    }
-    command
-        .arg(format!("{CAME_FROM}={}", mount_namespace()))
-        .arg(format!("ROOTLESSD_TEST_PID={}", process::id()))
-        .args(["setpriv", "--pdeathsig", "KILL", "--"])
-        .args(["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"])
-        // The first process of a pid namespace has to reap orphans, which a waiting shell does.
-        .args(["sh", "-c", "\"$@\"; exit $?", "sh"])
-        .arg(std::env::current_exe().expect("our own program"))
-        .args(std::env::args_os().skip(1));
-    let ended = command.status();
-    let ended = ended.unwrap_or_else(|error| {
-        panic!("these tests start engines as other users, so they need root, or sudo: {error}")
-    });
-    if !root && ended.code() == Some(1) {
-        eprintln!("these tests start engines as other users, so they need root, or sudo");
-    }
-    ended.code().unwrap_or(1)
-}
-
-/// Make our namespaces a place for users to be made in.
-fn furnish() {
-    umask(Mode::from_bits_truncate(0o022));
-    // Among ourselves as the machine has it, since RootlessKit asks for it; to the outside private.
-    let shared = MsFlags::MS_REC | MsFlags::MS_SHARED;
-    mount(None::<&str>, "/", None::<&str>, shared, None::<&str>).expect("shared mounts");
-    Output::of(Command::new("ip").args(["link", "set", "lo", "up"])).ok();
-    let programs = install::programs();
-    for directory in ["/run", HOMES] {
-        mount_tmpfs(Path::new(directory), "mode=755");
-    }
-    for name in ["passwd", "group", "subuid", "subgid"] {
-        let (file, copy) = (Path::new("/etc").join(name), Path::new("/run").join(name));
-        fs::copy(&file, &copy).expect("a copy");
-        bind(&copy, &file);
-    }
-    let own = Path::new("/run/programs");
-    fs::create_dir(own).expect("a directory");
-    for program in ["rootlessd", "rootlessctl"] {
-        fs::copy(programs.join(program), own.join(program)).expect("a copy");
-    }
-    bind(own, Path::new("/usr/local/bin"));
-    let tun = Path::new("/dev/net/tun");
-    if fs::metadata(tun).is_ok_and(|found| found.mode() & 0o006 == 0o006) {
-        return;
-    }
-    fs::create_dir_all("/dev/net").expect("/dev/net");
-    mount_tmpfs(Path::new("/dev/net"), "mode=755");
-    let all = Mode::from_bits_truncate(0o666);
-    mknod(tun, SFlag::S_IFCHR, all, makedev(10, 200)).expect("/dev/net/tun");
-    fs::set_permissions(tun, Permissions::from_mode(0o666)).expect("chmod");
-}
-
-/// Mount an empty file system.
-pub fn mount_tmpfs(at: &Path, options: &str) {
-    mount(Some("tmpfs"), at, Some("tmpfs"), MsFlags::empty(), Some(options)).expect("mount");
-}
-
-/// Show something at another place, too.
-pub fn bind(from: &Path, at: &Path) {
-    mount(Some(from), at, None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("bind mount");
-}
-
-/// A client that connects to a socket again and again, until it is asked how that went.
-#[derive(Debug)]
-pub struct Knocker {
-    stop: Arc<AtomicBool>,
-    thread: thread::JoinHandle<(u32, Vec<String>)>,
-}
-
-impl Knocker {
-    /// Begin. Each connection is closed at once.
-    pub fn at(socket: &Path) -> Self {
-        let (stop, socket) = (Arc::new(AtomicBool::new(false)), socket.to_owned());
-        let stopped = stop.clone();
-        let thread = thread::spawn(move || {
-            let (mut count, mut refusals) = (0, vec![]);
-            while !stopped.load(Ordering::Relaxed) {
-                match UnixStream::connect(&socket) {
-                    Ok(_) => count += 1,
-                    Err(error) => refusals.push(error.to_string()),
-                }
-                thread::sleep(Duration::from_micros(500));
-            }
-            (count, refusals)
-        });
-        Self { stop, thread }
-    }
-
-    /// Stop: how often it connected. Panics if it was ever refused.
-    #[track_caller]
-    pub fn never_refused(self) -> u32 {
-        self.stop.store(true, Ordering::Relaxed);
-        let (count, refusals) = self.thread.join().expect("it does not panic");
-        assert_eq!(refusals, [""; 0], "refused, {count} times not");
-        count
-    }
-}
-
-/// Ask Docker's API: the status and the body of what it answers, or what the system says.
-pub fn get(socket: &Path, path: &str) -> io::Result<(u16, String)> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(SOON * 2))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    let status = head.split_ascii_whitespace().nth(1).and_then(|code| code.parse().ok());
-    let status = status.ok_or_else(|| io::Error::other(format!("no HTTP: {answer:?}")))?;
-    Ok((status, body.to_owned()))
 }

@@ -2,8 +2,11 @@
 
 use std::collections::HashMap;
 
-use rootlessd_api::{Death, Process, Reason, Status, Supervisor, dbus::EngineProxy};
-use zbus::OwnedVariant;
+use rootlessd_api::{
+    Death, Port, Process, Reason, Status, Supervisor,
+    dbus::{EngineProxy, PortsProxy},
+};
+use zbus::{OwnedVariant, proxy::CacheProperties};
 
 const GOOD: &str = "what is documented";
 
@@ -65,6 +68,7 @@ pub async fn status_over_dbus(engine: &EngineProxy<'_>) -> Status {
         storage_driver: known(engine.storage_driver().await.expect(GOOD)),
         cgroup_driver: known(engine.cgroup_driver().await.expect(GOOD)),
         controllers: engine.controllers().await.expect(GOOD),
+        granted_ports: granted(engine).await,
         containers_running: Some(engine.containers_running().await.expect(GOOD))
             .filter(|&count| count != u32::MAX),
         processes: (engine.processes().await.expect(GOOD).iter())
@@ -76,4 +80,15 @@ pub async fn status_over_dbus(engine: &EngineProxy<'_>) -> Status {
             })
             .collect(),
     }
+}
+
+/// Of the other interface of the same object.
+async fn granted(engine: &EngineProxy<'_>) -> Vec<Port> {
+    let ports = PortsProxy::builder(engine.inner().connection())
+        .cache_properties(CacheProperties::No)
+        .build()
+        .await
+        .expect(GOOD);
+    let granted = ports.granted().await.expect(GOOD);
+    granted.iter().map(|(protocol, port)| Port::new(protocol, *port).expect(GOOD)).collect()
 }

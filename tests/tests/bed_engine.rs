@@ -15,7 +15,7 @@ const VICTIMS: [(&str, &str); 6] = [
     ("rootlesskit's child", "rootlesskit"),
     ("dockerd", "dockerd"),
     ("containerd", "containerd"),
-    ("init", "rootlesskit"),
+    ("init", "init"),
     ("shim", "shim"),
 ];
 

@@ -1,8 +1,9 @@
 //! `docker.service` stands for the engine, another one is left alone, and a unit of the system is
-//! refused.
+//! refused. What is installed for the helper is there, and as tight as it is meant to be.
 
 use std::time::Duration;
 
+use rootlessd_api::helper::{Action, BUS_NAME, OBJECT_PATH};
 use rootlessd_tests::{
     bed::{IMAGE, wait_for},
     machine::{Machine, PAGE, SOON, on_both, word},
@@ -149,5 +150,100 @@ fn a_unit_of_the_system_is_refused() {
         let second = machine.user(["rootlessd"]).fails();
         assert!(second.contains("another rootlessd runs"), "{second}");
         machine.wait_unit("docker.service", "active", SOON);
+    });
+}
+
+#[test]
+fn what_the_helper_needs_is_installed() {
+    on_both(|suite| {
+        let machine = Machine::boot(suite);
+        // systemd-analyze complains of what else is in the bed, too.
+        let units =
+            "rootlessd-helper.service rootlessd-setcap.service rootlessd-setcap@rootlesskit.path";
+        let verify = format!("systemd-analyze verify {units} 2>&1 | grep -v 10-bed.conf");
+        assert_eq!(machine.root_sh(&verify).stdout, "");
+        // In tenths. Without any of the protection it is 9.6.
+        for (unit, most) in [("rootlessd-helper.service", 20), ("rootlessd-setcap.service", 12)] {
+            let threshold = format!("--threshold={most}");
+            let command = ["systemd-analyze", "security", "--no-pager", &threshold, unit];
+            machine.root(command).ok();
+        }
+
+        // Each action is known, and wants an administrator every time, wherever the caller is.
+        let known = machine.user_sh("pkaction | grep org.rootlessd").ok();
+        let mut actions: Vec<_> = Action::ALL.iter().map(|action| action.id()).collect();
+        actions.sort();
+        assert_eq!(known.lines().collect::<Vec<_>>(), actions);
+        for action in actions {
+            let known = machine.user(["pkaction", "--verbose", "--action-id", &action]).ok();
+            let implicit = |line: &&str| line.trim_start().starts_with("implicit ");
+            let defaults: Vec<_> = known.lines().filter(implicit).collect();
+            assert_eq!(defaults.len(), 3, "{known}");
+            assert!(defaults.iter().all(|line| line.ends_with(" auth_admin")), "{known}");
+            assert!(known.contains("$(user)"), "{known}");
+        }
+
+        // The bus starts it, lets nothing else through, and nobody else take its name.
+        let activatable = ["busctl", "list", "--activatable", "--no-pager"];
+        assert!(machine.user(activatable).ok().contains(BUS_NAME));
+        let call = |interface: &str, method: &str| {
+            machine.user(["busctl", "call", BUS_NAME, OBJECT_PATH, interface, method])
+        };
+        for (interface, method) in [
+            ("org.freedesktop.DBus.ObjectManager", "GetManagedObjects"),
+            ("org.freedesktop.LogControl1", "Frobnicate"),
+            ("org.example.Other", "ListGrants"),
+        ] {
+            let refusal = call(interface, method).fails();
+            assert!(refusal.contains("Access denied"), "{interface}: {refusal}");
+        }
+        let bus = "org.freedesktop.DBus / org.freedesktop.DBus";
+        let own = format!("busctl call {bus} RequestName su {BUS_NAME} 0");
+        assert!(machine.user_sh(&own).fails().contains("Access denied"));
+        let state = ["systemctl", "show", "-P", "ActiveState", "rootlessd-helper"];
+        assert_eq!(machine.user(state).ok(), "inactive");
+    });
+}
+
+#[test]
+fn the_sample_rules_do_what_they_say() {
+    on_both(|suite| {
+        let machine = Machine::boot(suite);
+        machine
+            .root_sh(
+                "groupadd --system rootless-ports
+                 useradd --groups rootless-ports member
+                 cp /usr/local/share/doc/rootlessd/polkit-rules/*.rules /etc/polkit-1/rules.d/
+                 systemctl restart polkit",
+            )
+            .ok();
+        // As the helper asks: root, about another's process, with details.
+        let ask = |user: &str, action: Action, ports: &str| {
+            let script = "setpriv --reuid $0 --regid $0 --init-groups sleep infinity & \
+                          trap \"kill $!\" EXIT; \
+                          until [ $(stat -c %U /proc/$!) = $0 ]; do :; done; \
+                          pkcheck --process $! --action-id $1 --detail ports \"$2\"";
+            // 0: yes; 1: no; 2: a password would be asked for.
+            machine.root(["sh", "-c", script, user, &action.id(), ports]).status.code()
+        };
+        let cases = [
+            ("member", "80/tcp", Some(0)),
+            ("member", "80/tcp,443/tcp,443/udp", Some(0)),
+            ("member", "22/tcp,80/tcp", Some(2)),
+            ("member", "80/udp", Some(2)),
+            ("member", "8/tcp", Some(2)),
+            ("member", "80/tcp, 443/tcp", Some(2)),
+            ("member", "", Some(2)),
+            ("tester", "80/tcp", Some(2)),
+        ];
+        for (user, ports, answer) in cases {
+            assert_eq!(ask(user, Action::GrantPorts, ports), answer, "{user} {ports:?}");
+        }
+        for &action in Action::ALL.iter().filter(|&&action| action != Action::GrantPorts) {
+            let answer = if action == Action::SetUnprivilegedPortStart { 1 } else { 2 };
+            for user in ["member", "tester"] {
+                assert_eq!(ask(user, action, "80/tcp"), Some(answer), "{user} {action}");
+            }
+        }
     });
 }

@@ -3,11 +3,15 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{
+    fs::{self, File},
     os::unix::{fs::MetadataExt, process::CommandExt},
     process::Stdio,
 };
 
-use nix::sys::signal::Signal;
+use nix::{
+    fcntl::{Flock, FlockArg},
+    sys::signal::Signal,
+};
 use rootlessd_tests::{
     bed::wait_for,
     solo::{SOON, User, exists, page, signal, text, wait_gone},
@@ -173,4 +177,56 @@ fn in_the_foreground_until_ctrl_c() {
     assert_eq!(std::fs::read_to_string(seen).unwrap(), "got SIGTERM\n", "the container's own stop");
     let log = user.log("supervisor");
     assert!(!log.contains("ERROR"), "{log}");
+}
+
+/// dockerd follows this one key while it runs, and back.
+#[test]
+fn live_restore_is_turned_by_a_reload() {
+    let user = User::new();
+    user.start();
+    let needs_restart = || user.status()["reasons"].to_string().contains("restart-needed");
+    for on in [false, true] {
+        user.configure(&format!("engine.live_restore = {on}\n"));
+        user.ctl("reload").ok();
+        wait_for("dockerd follows", SOON, || {
+            let told = user.docker("info -f {{.LiveRestoreEnabled}}").ok();
+            (told == on.to_string()).then_some(())
+        });
+        assert!(!needs_restart(), "{on}");
+    }
+    user.configure("engine.live_restore = false\nengine.network.mtu = 1500\n");
+    user.ctl("reload").ok();
+    assert!(needs_restart());
+}
+
+/// A signal that comes before rootlessd is there does not kill it: it is obeyed.
+#[test]
+fn signals_that_come_early() {
+    let user = User::new();
+    let directory = user.runtime.join("rootlessd");
+    user.make_directory(&directory);
+    for (early, comes_up) in [(Signal::SIGHUP, true), (Signal::SIGTERM, false)] {
+        // It waits for who has this for a moment.
+        let path = user.write(directory.join("lock"), "");
+        let lock = Flock::lock(File::open(path).unwrap(), FlockArg::LockExclusive).unwrap();
+        let mut rootlessd = user.command("rootlessd").spawn().unwrap();
+        let pid = rootlessd.id();
+        wait_for("it listens to signals", SOON, || catches(pid, early).then_some(()));
+        signal(pid, early);
+        if comes_up {
+            drop(lock);
+            wait_for("it runs", SOON, || user.ctl("status").status.success().then_some(()));
+            signal(pid, Signal::SIGTERM);
+        }
+        assert!(rootlessd.wait().unwrap().success(), "{early}");
+        user.assert_clean(true);
+    }
+}
+
+/// Whether a process has a handler for a signal (`SigCgt` of proc_pid_status(5)).
+fn catches(pid: u32, signal: Signal) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    caught.is_some_and(|mask| mask & (1 << (signal as i32 - 1)) != 0)
 }

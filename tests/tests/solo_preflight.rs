@@ -123,6 +123,24 @@ fn programs_that_are_not_there_or_cannot_do_their_work() {
     user.start();
 }
 
+/// A program that is killed when it is asked says nothing of the machine: the next start may succeed.
+#[test]
+fn a_program_that_is_killed() {
+    let user = User::new();
+    let path = "bin/rootlesskit";
+    let killed = user.script(
+        path,
+        "[ -e ~/killed ] && exec /usr/bin/rootlesskit \"$@\"\ntouch ~/killed\nkill -9 $$",
+    );
+    user.configure(&format!("rootlesskit.path = {killed:?}\n"));
+    user.daemonize();
+    let status = user.wait_state("running");
+    let death = &status["deaths"][0];
+    assert_eq!(death["part"], "host", "{death}");
+    assert!(text(&death["text"]).contains("rootlesskit --help: it was ended"), "{death}");
+    end(&user);
+}
+
 #[test]
 fn what_daemon_json_must_not_say() {
     let user = User::new();

@@ -107,6 +107,25 @@ pub trait Engine {
     ) -> zbus::Result<()>;
 }
 
+/// Published ports, and those that are granted.
+#[proxy(
+    interface = "org.rootlessd.Supervisor1.Ports",
+    default_service = "org.rootlessd.Supervisor1",
+    default_path = "/org/rootlessd/Supervisor1"
+)]
+pub trait Ports {
+    /// The ports that containers publish.
+    fn list(&self) -> zbus::Result<Vec<HashMap<String, OwnedVariant>>>;
+    /// Have the user granted ports, by the helper.
+    #[zbus(allow_interactive_auth)]
+    fn request(&self, ports: &[(&str, u16)]) -> zbus::Result<HashMap<String, OwnedVariant>>;
+    /// Look again at what is granted.
+    fn refresh(&self) -> zbus::Result<()>;
+    /// The ports that the user was granted.
+    #[zbus(property)]
+    fn granted(&self) -> zbus::Result<Vec<(String, u16)>>;
+}
+
 /// A job.
 #[proxy(interface = "org.rootlessd.Supervisor1.Job", default_service = "org.rootlessd.Supervisor1")]
 pub trait Job {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use rootlessd_api::{Part, names};
+use rootlessd_api::names;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -58,7 +58,7 @@ pub fn show(wanted: &Logs, sink: &Sink) -> Result<(), Failure> {
     }
 }
 
-/// journalctl's arguments: lines of any of the parts, marked by rootlessd or by their identifier.
+/// journalctl's arguments: lines of any of the parts.
 fn arguments(wanted: &Logs) -> Vec<String> {
     let lines = match wanted.lines {
         Lines::All => "all".to_owned(),
@@ -70,18 +70,13 @@ fn arguments(wanted: &Logs) -> Vec<String> {
         "--no-pager".to_owned(),
         "--all".to_owned(),
         "--output=json".to_owned(),
-        format!("--output-fields=MESSAGE,SYSLOG_IDENTIFIER,{}", names::LOG_PART),
+        format!("--output-fields=MESSAGE,{}", names::LOG_PART),
         format!("--lines={lines}"),
     ];
     if wanted.follow {
         arguments.push("--follow".to_owned());
     }
-    let parts = parts(wanted);
-    arguments.extend(parts.iter().map(|part| format!("{}={part}", names::LOG_PART)));
-    arguments.push("+".to_owned());
-    let identifier =
-        |part: &Part| format!("SYSLOG_IDENTIFIER={}{part}", names::LOG_IDENTIFIER_PREFIX);
-    arguments.extend(parts.iter().map(identifier));
+    arguments.extend(parts(wanted).iter().map(|part| format!("{}={part}", names::LOG_PART)));
     arguments
 }
 
@@ -142,9 +137,7 @@ fn parse(entry: &str) -> Option<Line> {
         #[serde(rename = "MESSAGE")]
         message: Value,
         #[serde(rename = "ROOTLESSD_PART")]
-        part: Option<String>,
-        #[serde(rename = "SYSLOG_IDENTIFIER")]
-        identifier: Option<String>,
+        part: String,
     }
     let entry: Entry = serde_json::from_str(entry).ok()?;
     let message = match entry.message {
@@ -156,12 +149,8 @@ fn parse(entry: &str) -> Option<Line> {
         }
         _ => return None,
     };
-    let identifier = entry.identifier.unwrap_or_default();
-    let part = entry.part.unwrap_or_else(|| {
-        identifier.strip_prefix(names::LOG_IDENTIFIER_PREFIX).unwrap_or(&identifier).to_owned()
-    });
     let time = entry.time.parse().ok().and_then(|time| Timestamp::from_microsecond(time).ok());
-    Some(Line { time, part, message: split_time(&message).1.to_owned() })
+    Some(Line { time, part: entry.part, message: split_time(&message).1.to_owned() })
 }
 
 /// The absolute path of a program. Relative entries of `PATH` are not asked: what stands in the
@@ -183,9 +172,10 @@ fn is_executable(path: &Path) -> bool {
 mod tests {
     use super::*;
     use crate::cli::Patience;
+    use rootlessd_api::Part;
 
     #[test]
-    fn journalctl_is_asked_for_both_marks_of_a_part() {
+    fn journalctl_is_asked_for_the_parts() {
         let wanted = Logs {
             follow: true,
             lines: Lines::Last(5),
@@ -193,8 +183,7 @@ mod tests {
             patience: Patience { timeout: None },
         };
         let arguments = arguments(&wanted).join(" ");
-        let end = "--lines=5 --follow ROOTLESSD_PART=dockerd ROOTLESSD_PART=network + \
-                   SYSLOG_IDENTIFIER=rootlessd-dockerd SYSLOG_IDENTIFIER=rootlessd-network";
+        let end = "--lines=5 --follow ROOTLESSD_PART=dockerd ROOTLESSD_PART=network";
         assert!(arguments.ends_with(end), "{arguments}");
     }
 
@@ -207,7 +196,7 @@ mod tests {
         let rows = [
             (r#""ROOTLESSD_PART":"init","MESSAGE":"up""#, line("init", "up")),
             (
-                r#""SYSLOG_IDENTIFIER":"rootlessd-dockerd","MESSAGE":"time=\"2026-11-24T23:05:45Z\" level=info""#,
+                r#""ROOTLESSD_PART":"dockerd","MESSAGE":"time=\"2026-11-24T23:05:45Z\" level=info""#,
                 line("dockerd", "level=info"),
             ),
             (r#""ROOTLESSD_PART":"init","MESSAGE":[104,105,255]"#, line("init", "hi\u{fffd}")),

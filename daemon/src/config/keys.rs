@@ -2,7 +2,7 @@
 
 use super::{
     flags,
-    types::{Config, LogLevel, NetworkDriver, PortDriver, Start, Switch},
+    types::{AskPorts, Config, LogLevel, NetworkDriver, PortDriver, Start, Switch},
     value::{self, Refused, Show, Value},
 };
 
@@ -103,6 +103,9 @@ pub const KEYS: &[Key] = &[
         "DOCKERD_ROOTLESS_ROOTLESSKIT_DETACH_NETNS"
     ),
     key!("engine.network.ipv6", engine.network.ipv6, value::truth),
+    key!("engine.ports.ask", engine.ports.ask, |v| {
+        value::word(v, AskPorts::WORDS, AskPorts::from_word)
+    }),
     key!("rootlesskit.path", rootlesskit.path, value::program),
     key!(
         "rootlesskit.state_dir",

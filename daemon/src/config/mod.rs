@@ -8,6 +8,7 @@
 //! `keys` lists every key once, with its default, its range and its variable; `docs/config.md` is
 //! the manual.
 
+pub mod engines;
 mod file;
 mod flags;
 mod keys;
@@ -53,6 +54,16 @@ pub fn load(dirs: &Dirs, environment: &Environment) -> Result<Loaded, Error> {
     let mut loaded = layers.finish()?;
     loaded.reasons = stock::look(dirs, environment, &loaded.settings);
     Ok(loaded)
+}
+
+impl Config {
+    /// Every key with its value in TOML, in the order of the manual.
+    fn values(&self) -> impl Iterator<Item = (String, String)> {
+        let variable =
+            |(name, value): (&String, &String)| (format!("{ENVIRONMENT}.{name}"), quote(value));
+        let keys = KEYS.iter().map(|key| (key.name.to_owned(), (key.show)(self)));
+        keys.chain(self.environment.iter().map(variable))
+    }
 }
 
 /// The configuration while one layer after the other is put on it.
@@ -146,16 +157,8 @@ impl Layers {
                 format!("{delay} ({}) is more than {max} ({})", source(delay), source(max)),
             ));
         }
-        let setting =
-            |key: &str, value: String| Setting { key: key.to_owned(), value, source: source(key) };
-        let mut settings: Vec<_> =
-            KEYS.iter().map(|key| setting(key.name, (key.show)(&self.config))).collect();
-        settings.extend(
-            self.config
-                .environment
-                .iter()
-                .map(|(name, value)| setting(&format!("{ENVIRONMENT}.{name}"), quote(value))),
-        );
+        let setting = |(key, value): (String, _)| Setting { source: source(&key), key, value };
+        let settings = self.config.values().map(setting).collect();
         Ok(Loaded { config: self.config, settings, reasons: Vec::new() })
     }
 }

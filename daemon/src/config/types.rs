@@ -88,6 +88,16 @@ choice! {
 }
 
 choice! {
+    /// What is done when a container publishes a port that needs a privilege that was not granted.
+    AskPorts {
+        /// Somebody on the desktop is asked, and the container waits.
+        Desktop = "desktop",
+        /// The container fails.
+        Never = "never",
+    }
+}
+
+choice! {
     /// The least grave messages that are logged.
     LogLevel {
         /// What failed.
@@ -139,6 +149,15 @@ pub struct EngineConfig {
     pub restart: RestartConfig,
     /// `[engine.network]`
     pub network: NetworkConfig,
+    /// `[engine.ports]`
+    pub ports: PortsConfig,
+}
+
+/// `[engine.ports]`: ports below 1024.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortsConfig {
+    /// What is done when one is published that was not granted.
+    pub ask: AskPorts,
 }
 
 /// `[engine.restart]`: what a death leads to.
@@ -230,6 +249,7 @@ impl Default for EngineConfig {
             live_restore: true,
             restart: RestartConfig::default(),
             network: NetworkConfig::default(),
+            ports: PortsConfig { ask: AskPorts::Desktop },
         }
     }
 }

@@ -8,7 +8,8 @@ use std::{
 
 use rootlessd_api::{
     Job, JobResult, JobState, Status,
-    names::{ENGINE_INTERFACE, JOB_INTERFACE, JOB_PATH, OBJECT_PATH},
+    dbus::helper as dict,
+    names::{ENGINE_INTERFACE, JOB_INTERFACE, JOB_PATH, OBJECT_PATH, PORTS_INTERFACE},
 };
 use tokio::sync::{Mutex, watch};
 use zbus::{
@@ -134,11 +135,17 @@ impl Announcer {
     async fn tell_status(&self, connection: &Connection, told: &mut Told) -> zbus::Result<()> {
         let now = self.handle.status();
         let changed = values::changes(&told.status, &now);
+        let ports = (told.status.granted_ports != now.granted_ports)
+            .then(|| HashMap::from([("Granted", dict::ports(&now.granted_ports).into())]));
         told.status = now;
-        if changed.is_empty() {
-            return Ok(());
+        let object = emitter(connection, OBJECT_PATH)?;
+        if !changed.is_empty() {
+            tell(&object, ENGINE_INTERFACE, changed).await?;
         }
-        tell(&emitter(connection, OBJECT_PATH)?, ENGINE_INTERFACE, changed).await
+        match ports {
+            Some(ports) => tell(&object, PORTS_INTERFACE, ports).await,
+            None => Ok(()),
+        }
     }
 }
 

@@ -67,7 +67,8 @@ impl Engine {
     /// the engine was up. While the engine is being stopped, the stop is replaced.
     ///
     /// options: "timeout" (t): after so many µs the job ends with the result "timeout", and the
-    /// start goes on; 0 or absent: never.
+    /// start goes on; 0 or absent: never. Who asks for what is being done already gets the same
+    /// job, which then lasts for the longer of the two times.
     ///
     /// Errors: org.freedesktop.DBus.Error.InvalidArgs for any other option or type,
     /// org.rootlessd.Error.Busy if rootlessd itself is being stopped.
@@ -231,9 +232,10 @@ impl Engine {
         self.gate.status().containers_running.unwrap_or(values::UNKNOWN)
     }
 
-    /// The engine's deaths since ResetFailed, the newest last, at most 20: "at" (t), in µs of CLOCK_REALTIME; "part" (s), the part that died first;
-    /// "exit_code" (i) or "signal" (i), if that is known; "text" (s), a sentence; "log" (as), the
-    /// last lines that the part wrote, with the newest death only. Keys may be added.
+    /// The engine's deaths since ResetFailed, the newest last, at most 20: "at" (t), in µs of
+    /// CLOCK_REALTIME; "part" (s), the part that died first; "exit_code" (i) or "signal" (i), if that
+    /// is known; "text" (s), a sentence; "log" (as), the last lines that the part wrote, with the
+    /// newest death only. Keys may be added.
     #[zbus(property)]
     fn deaths(&self) -> Vec<Dict> {
         values::deaths(&self.gate.status().deaths)

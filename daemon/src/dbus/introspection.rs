@@ -4,12 +4,12 @@ use std::{fs, path::Path, sync::Arc};
 
 use rootlessd_api::{
     dbus::introspection::{is_file, members, snake_case, undocumented, xml},
-    names::{BUS_NAME, ENGINE_INTERFACE, JOB_INTERFACE},
+    names::{BUS_NAME, ENGINE_INTERFACE, JOB_INTERFACE, PORTS_INTERFACE},
     samples,
 };
 use tokio::sync::watch;
 
-use super::{announce::Announcer, engine::Engine, gate::Gate, job::JobObject};
+use super::{announce::Announcer, engine::Engine, gate::Gate, job::JobObject, ports::Ports};
 use crate::supervisor::handle::Handle;
 
 fn gate() -> (Handle, Gate) {
@@ -29,7 +29,12 @@ fn job() -> JobObject {
 #[test]
 fn the_files_are_those_of_the_code() {
     let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("../units/dbus-1");
-    for (name, xml) in [(ENGINE_INTERFACE, xml(&engine())), (JOB_INTERFACE, xml(&job()))] {
+    let files = [
+        (ENGINE_INTERFACE, xml(&engine())),
+        (PORTS_INTERFACE, xml(&Ports::new(gate().1))),
+        (JOB_INTERFACE, xml(&job())),
+    ];
+    for (name, xml) in files {
         let path = units.join("interfaces").join(format!("{name}.xml"));
         assert!(is_file(&path, &xml), "{} is not what the code says", path.display());
         let node = zbus_xml::Node::from_reader(xml.as_bytes()).expect("it is XML");
@@ -43,7 +48,7 @@ fn the_files_are_those_of_the_code() {
 #[test]
 fn every_member_is_documented_and_has_its_proxy() {
     let proxies = include_str!("../../../api/src/dbus/supervisor.rs");
-    for xml in [xml(&engine()), xml(&job())] {
+    for xml in [xml(&engine()), xml(&Ports::new(gate().1)), xml(&job())] {
         assert_eq!(undocumented(&xml), [""; 0]);
         for name in members(&xml) {
             assert!(proxies.contains(&format!("fn {}(", snake_case(name))), "{name}");

@@ -7,6 +7,7 @@ mod gate;
 #[cfg(test)]
 mod introspection;
 mod job;
+mod ports;
 mod values;
 
 use std::{
@@ -25,7 +26,7 @@ use zbus::{
     fdo::{DBusProxy, RequestNameFlags, RequestNameReply},
 };
 
-use self::{announce::Announcer, engine::Engine, gate::Gate};
+use self::{announce::Announcer, engine::Engine, gate::Gate, ports::Ports};
 use crate::supervisor::handle::Handle;
 
 /// Serve the supervisor on the bus at `address`, until the future is dropped. A bus that is not
@@ -37,7 +38,12 @@ pub async fn run(handle: Handle, address: Address) -> Infallible {
         let announcer = Arc::new(Announcer::new(handle.clone(), gate.clone()));
         let connection = bus::connect(&address, async || {
             let engine = Engine::new(gate.clone(), announcer.clone());
-            Builder::address(address.clone()).serve_at(OBJECT_PATH, engine).build().await
+            let ports = Ports::new(gate.clone());
+            Builder::address(address.clone())
+                .serve_at(OBJECT_PATH, engine)
+                .serve_at(OBJECT_PATH, ports)
+                .build()
+                .await
         })
         .await;
         let begin = Instant::now();

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use rootlessd_api::{Death, Error, Phase, Process, Reason, Status};
+use rootlessd_api::{Death, Error, Phase, PortPrivilege, Process, PublishedPort, Reason, Status};
 use zbus::Variant;
 
 /// A dictionary `a{sv}`.
@@ -67,6 +67,22 @@ pub fn processes(processes: &[Process]) -> Vec<Dict> {
         ])
     };
     processes.iter().map(dict).collect()
+}
+
+/// The shape of `List`.
+pub fn published(ports: &[PublishedPort]) -> Vec<Dict> {
+    let dict = |published: &PublishedPort| {
+        let mut dict = Dict::from([
+            ("protocol", published.port.protocol.as_str().into()),
+            ("port", published.port.number.into()),
+            ("address", clean(&published.address).into()),
+            ("child_port", published.child_port.into()),
+            ("privileged", published.privileged.into()),
+        ]);
+        put(&mut dict, "by", published.by.map(PortPrivilege::as_str));
+        dict
+    };
+    ports.iter().map(dict).collect()
 }
 
 /// The shape of `Versions`.

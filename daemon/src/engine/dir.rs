@@ -63,6 +63,11 @@ impl EngineDir {
         self.0.join("notify.sock")
     }
 
+    /// The directory that dockerd takes for RootlessKit's, with our `api.sock`.
+    pub fn port_proxy(&self) -> PathBuf {
+        self.0.join("rootlesskit")
+    }
+
     /// dockerd's configuration: the user's and ours.
     pub fn dockerd_config(&self) -> PathBuf {
         self.0.join("dockerd.json")

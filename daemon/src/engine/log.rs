@@ -68,9 +68,10 @@ impl Lines {
         }
     }
 
-    /// The lines that were written already, without waiting for more.
+    /// The lines that were written already, without waiting for more. The pipe itself is read: the
+    /// runtime may not know yet that there is something in it.
     pub fn drain(&mut self) -> Vec<String> {
-        while let Ok(count @ 1..) = self.pipe.try_read(&mut self.chunk[..]) {
+        while let Ok(count @ 1..) = rustix::io::read(&self.pipe, &mut self.chunk[..]) {
             self.splitter.feed(&self.chunk[..count], &mut self.ready);
         }
         self.ready.drain(..).chain(self.splitter.finish()).collect()
@@ -206,5 +207,15 @@ mod tests {
         assert_eq!(lines.next().await.as_deref(), Some("a"));
         assert_eq!(lines.next().await.as_deref(), Some("b"));
         assert_eq!(lines.next().await, None);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn last_words_are_read_in_the_turn_in_which_they_were_written() {
+        let (mut lines, stdout, _stderr) = Lines::pipe().unwrap();
+        let mut stdout = std::fs::File::from(stdout);
+        stdout.write_all(b"first\n").unwrap();
+        assert_eq!(lines.next().await.as_deref(), Some("first"));
+        stdout.write_all(b"last\n").unwrap();
+        assert_eq!(lines.drain(), ["last"]);
     }
 }

@@ -33,6 +33,16 @@ pub fn rootlesskit(shim: u32) -> Option<u32> {
         .map(|(&pid, _)| pid)
 }
 
+/// A dead child of RootlessKit that is RootlessKit too, and which the living one has not waited for.
+pub fn dead_child(rootlesskit: u32) -> Option<u32> {
+    let is_dead = |stat: &Stat| {
+        stat.parent == rootlesskit
+            && stat.state == 'Z'
+            && part_of(&stat.name, Part::Rootlesskit) == Part::Rootlesskit
+    };
+    table().iter().find(|(_, stat)| is_dead(stat)).map(|(&pid, _)| pid)
+}
+
 fn table() -> HashMap<u32, Stat> {
     process::all().filter_map(|pid| Some((pid, Stat::of(pid)?))).collect()
 }

@@ -24,6 +24,7 @@ use super::{
     dir::EngineDir,
     exec,
     log::{self, Lines, Tail},
+    processes,
 };
 use crate::{
     logging::LogArgs,
@@ -40,6 +41,9 @@ pub const LISTEN_FD: i32 = 100;
 
 /// How long the last processes of a dead engine may take to go.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often to look whether a RootlessKit that has not come up lost its child.
+const CHILD_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Be the parent of an engine (internal).
 #[derive(Args, Clone, Debug)]
@@ -108,11 +112,14 @@ impl Shim {
         };
         let Ok(mut terminate) = signal(SignalKind::terminate()) else { return 1 };
         let mut tail = Tail::default();
+        let child_lost = child_lost(rootlesskit, self.plan.state_dir.join("child_pid"));
+        tokio::pin!(child_lost);
         let exit = loop {
             tokio::select! {
                 exit = self.children.next() => if exit.pid == rootlesskit.as_raw() { break exit },
                 Some(line) = lines.next() => take_line(&mut tail, line),
                 _ = terminate.recv() => children::send(rootlesskit, Signal::SIGTERM),
+                () = &mut child_lost => self.give_up(rootlesskit, &tail),
             }
         };
         for line in lines.drain() {
@@ -123,12 +130,18 @@ impl Shim {
             tracing::warn!(rootlessd_part = Part::Shim.as_str(), "a process does not end");
         }
         if exit.code != Some(0) {
-            let text = format!("rootlesskit {}", exit.describe());
-            let _ = self.dir.write_death(&death(Part::Rootlesskit, Some(exit), text, tail.lines()));
+            let _ = self.dir.write_death(&death_of_rootlesskit(exit, tail.lines()));
         } else if let Err(error) = self.dir.remove_record() {
             tracing::warn!(rootlessd_part = Part::Shim.as_str(), "the record stays: {error}");
         }
         exit.shell_code()
+    }
+
+    /// End a RootlessKit that lost its child and does not notice.
+    fn give_up(&self, rootlesskit: Pid, tail: &Tail) {
+        let text = "rootlesskit's child died while the network was being connected".to_owned();
+        let _ = self.dir.write_death(&death(Part::Rootlesskit, None, text, tail.lines()));
+        children::send(rootlesskit, Signal::SIGKILL);
     }
 
     fn start(&self, args: &ShimArgs) -> io::Result<(Lines, Pid)> {
@@ -173,6 +186,44 @@ pub fn death(part: Part, exit: Option<Exit>, mut text: String, log: Vec<String>)
     }
 }
 
+/// Wait until RootlessKit has lost its child and does not notice: it waits for it only once the
+/// network and the ports are set up and `child_pid` is written, and before that for what only the
+/// child could do (`pkg/parent/parent.go`; seen with 1.1 on its builtin port driver).
+///
+/// Nothing tells of other processes' children, so they are looked at. An engine is usually further
+/// before the first look. A child that RootlessKit is about to reap is gone at the next one.
+async fn child_lost(rootlesskit: Pid, child_pid: PathBuf) {
+    let rootlesskit = rootlesskit.as_raw().unsigned_abs();
+    let mut lost = None;
+    while !child_pid.exists() {
+        tokio::time::sleep(CHILD_INTERVAL).await;
+        let dead = processes::dead_child(rootlesskit);
+        if dead.is_some() && dead == lost {
+            return;
+        }
+        lost = dead;
+    }
+    std::future::pending().await
+}
+
+/// RootlessKit ends with whatever it started. Its child says so where that was engine-init, which
+/// could not write down its own death if it was killed.
+fn death_of_rootlesskit(exit: Exit, lines: Vec<String>) -> Death {
+    match lines.iter().find_map(|line| end_of_init(line)) {
+        Some(how) => death(Part::Init, None, format!("engine-init ended: {how}"), lines),
+        None => {
+            let text = format!("rootlesskit {}", exit.describe());
+            death(Part::Rootlesskit, Some(exit), text, lines)
+        }
+    }
+}
+
+/// How engine-init ended, in a line of RootlessKit's child (`pkg/child/child.go`).
+fn end_of_init(line: &str) -> Option<&str> {
+    let command = line.strip_prefix("[rootlesskit:child ] error: command [")?;
+    Some(command.rsplit_once("] exited: ")?.1)
+}
+
 /// RootlessKit marks its lines; the network helper, which shares its output, does not.
 fn take_line(tail: &mut Tail, line: String) {
     let ours = line.starts_with("[rootlesskit") || line.starts_with("time=");
@@ -192,4 +243,38 @@ pub fn command(args: &ShimArgs, plan: &Plan, listener: OwnedFd) -> io::Result<Co
         .envs(&plan.environment);
     exec::pass(&mut command, listener, LISTEN_FD)?;
     Ok(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_died_first_is_told() {
+        let exit = Exit { pid: 1, code: Some(255), signal: None };
+        let parent = "[rootlesskit:parent] error: child exited: exit status 255";
+        let init = "[rootlesskit:child ] error: command [/usr/bin/rootlessd engine-init --dir /x] \
+                    exited: signal: killed";
+        let rows: &[(&[&str], Part, &str)] = &[
+            (&[init, parent], Part::Init, "engine-init ended: signal: killed"),
+            (
+                &["[rootlesskit:parent] error: child exited: signal: killed"],
+                Part::Rootlesskit,
+                "rootlesskit exited with status 255: [rootlesskit:parent] error: child exited: \
+                 signal: killed",
+            ),
+            (
+                &["[rootlesskit:child ] error: failed to share mount point: /: permission denied"],
+                Part::Rootlesskit,
+                "rootlesskit exited with status 255",
+            ),
+            (&[], Part::Rootlesskit, "rootlesskit exited with status 255"),
+        ];
+        for (lines, part, text) in rows {
+            let lines: Vec<_> = lines.iter().map(|&line| line.to_owned()).collect();
+            let death = death_of_rootlesskit(exit, lines.clone());
+            assert_eq!((death.part, death.text.as_str()), (*part, *text), "{lines:?}");
+            assert_eq!(death.log, lines);
+        }
+    }
 }

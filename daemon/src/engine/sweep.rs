@@ -5,13 +5,15 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    fmt,
     fs::{self, Permissions},
     io,
     os::unix::fs::PermissionsExt,
+    path::Path,
     time::Duration,
 };
 
-use rootlessd_api::names;
+use rootlessd_api::{Death, names};
 use tokio::time::{Instant, timeout_at};
 
 use super::dir::EngineDir;
@@ -27,30 +29,48 @@ use crate::{
 /// How long killed processes may take to be gone.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// End whatever is left of the engine, and remove its files.
-pub async fn sweep(systemd: Option<&Systemd>, dir: &EngineDir, plan: Option<&Plan>) {
-    if let Err(error) = try_sweep(systemd, dir, plan).await {
-        tracing::warn!("something of the last engine may be left: {error}");
-    }
+/// What an engine said of its end before it was gone.
+#[derive(Debug)]
+pub struct Remains {
+    /// How it died, if it wrote that down.
+    pub death: Option<Death>,
+    /// Whether it ended in order: who does takes its record along.
+    pub in_order: bool,
 }
 
-async fn try_sweep(
-    systemd: Option<&Systemd>,
-    dir: &EngineDir,
-    plan: Option<&Plan>,
-) -> io::Result<()> {
-    end_processes(dir, plan).await?;
+/// End whatever is left of the engine, and remove its files: all that can be known of its end.
+/// `plan`: the engine's; otherwise as it was written down.
+pub async fn sweep(systemd: Option<&Systemd>, dir: &EngineDir, plan: Option<&Plan>) -> Remains {
+    let remains = Remains {
+        death: dir.read_death().ok().flatten(),
+        in_order: matches!(dir.read_record(), Ok(None)),
+    };
+    let written = if plan.is_some() { None } else { dir.read_plan().ok().flatten() };
+    end(systemd, dir, plan.or(written.as_ref())).await;
+    remains
+}
+
+/// No step waits for the success of the one before: what one cannot end, the next may.
+async fn end(systemd: Option<&Systemd>, dir: &EngineDir, plan: Option<&Plan>) {
+    tell("a process", end_processes(dir, plan).await);
     if let Some(systemd) = systemd {
         for unit in [names::ENGINE_SCOPE, names::CONTAINERS_SLICE] {
-            systemd.kill_cgroup(unit).await?;
+            tell(unit, systemd.kill_cgroup(unit).await);
         }
-        systemd.stop_unit(names::ENGINE_SCOPE).await?;
+        tell(names::ENGINE_SCOPE, systemd.stop_unit(names::ENGINE_SCOPE).await);
     }
     if let Some(plan) = plan {
         remove_runtime_files(&plan.docker);
-        remove_state_dir(plan)?;
+        remove_state_dir(&plan.state_dir);
     }
-    dir.remove()
+    tell(dir.path().display(), dir.remove());
+}
+
+/// Say what stays, if it does.
+fn tell(what: impl fmt::Display, ended: io::Result<()>) {
+    if let Err(error) = ended {
+        tracing::warn!("{what} of the last engine stays: {error}");
+    }
 }
 
 /// Remove what dockerd and containerd keep at run time, once neither of them lives. Seen to stop a
@@ -70,9 +90,7 @@ pub fn remove_runtime_files(docker: &DockerPlan) {
             Ok(_) => files::remove(&path),
             Err(_) => Ok(()),
         };
-        if let Err(error) = removed {
-            tracing::warn!("{} of the last engine stays: {error}", path.display());
-        }
+        tell(path.display(), removed);
     }
     // Something else in it is not ours to judge.
     let _ = fs::remove_dir(&docker.exec_root);
@@ -98,7 +116,7 @@ async fn end_processes(dir: &EngineDir, plan: Option<&Plan>) -> io::Result<()> {
 type Mark = (&'static str, String);
 
 fn marks(dir: &EngineDir, plan: Option<&Plan>) -> Vec<Mark> {
-    let text = |path: &std::path::Path| path.to_string_lossy().into_owned();
+    let text = |path: &Path| path.to_string_lossy().into_owned();
     let mut marks = vec![
         ("--dir", text(dir.path())),
         ("--config", text(&dir.containerd_config())),
@@ -132,7 +150,7 @@ fn is_marked(pid: u32, marks: &[Mark]) -> bool {
 
 /// RootlessKit removes its state directory unless it was killed. The path can be the user's choice,
 /// so only RootlessKit's own names in it are touched.
-fn remove_state_dir(plan: &Plan) -> io::Result<()> {
+fn remove_state_dir(state_dir: &Path) {
     let names = [
         "api.sock",
         "child_pid",
@@ -145,11 +163,11 @@ fn remove_state_dir(plan: &Plan) -> io::Result<()> {
         ".s4nn.sock",
     ];
     for name in names {
-        files::remove(&plan.state_dir.join(name))?;
+        let path = state_dir.join(name);
+        tell(path.display(), files::remove(&path));
     }
     // Something else in it is not ours to judge.
-    let _ = fs::remove_dir(&plan.state_dir);
-    Ok(())
+    let _ = fs::remove_dir(state_dir);
 }
 
 #[cfg(test)]
@@ -175,5 +193,17 @@ mod tests {
         assert!(other.try_wait().unwrap().is_none());
         process::kill(other.id());
         other.wait().unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_removed_keeps_nothing_else() {
+        let temporary = tempfile::tempdir().unwrap();
+        let state_dir = temporary.path();
+        // What should be a file is none.
+        fs::create_dir(state_dir.join("api.sock")).unwrap();
+        fs::write(state_dir.join("lock"), "").unwrap();
+        remove_state_dir(state_dir);
+        assert!(state_dir.join("api.sock").exists());
+        assert!(!state_dir.join("lock").exists());
     }
 }

@@ -108,7 +108,9 @@ pub struct Cgroups {
     pub unified: bool,
     /// Whether systemd runs the machine (`sd_booted(3)`), which is what dockerd looks at.
     pub booted: bool,
-    /// Whether the user's systemd runs the engine.
+    /// Whether the user has a systemd.
+    pub manager: bool,
+    /// Whether it runs the engine: it is asked over the session bus.
     pub systemd: bool,
 }
 
@@ -118,6 +120,7 @@ impl Cgroups {
         Self {
             unified: dirs.on_system("/sys/fs/cgroup/cgroup.controllers").exists(),
             booted: dirs.on_system("/run/systemd/system").is_dir(),
+            manager: dirs.runtime.join("systemd/private").exists(),
             systemd,
         }
     }
@@ -133,7 +136,7 @@ impl Cgroups {
     }
 
     /// Why limits have no effect.
-    pub fn check(self, user: &str) -> Option<Reason> {
+    pub fn check(self, user: &str, family: Family) -> Option<Reason> {
         let (why, remedy) = match self {
             Self { unified: true, systemd: true, .. } => return None,
             Self { unified: false, booted: true, .. } => (
@@ -143,6 +146,13 @@ impl Cgroups {
             Self { unified: false, .. } => (
                 "the machine has neither cgroup v2 nor systemd",
                 "use a machine with systemd and cgroup v2 where limits matter".into(),
+            ),
+            Self { booted: true, manager: true, .. } => (
+                "the user's systemd does not answer on a session bus",
+                format!(
+                    "{}; systemctl --user daemon-reload; systemctl --user restart rootlessd",
+                    family.install("session bus")
+                ),
             ),
             Self { booted: true, .. } => (
                 "this session has no systemd of its own",
@@ -225,17 +235,18 @@ mod tests {
 
     #[test]
     fn cgroups_are_described() {
-        for (unified, booted, systemd, said) in [
-            (true, true, true, None),
-            (true, false, true, None),
-            (true, true, false, Some("no systemd of its own")),
-            (true, false, false, Some("the machine has no systemd")),
-            (false, true, true, Some("cgroup v1")),
-            (false, true, false, Some("cgroup v1")),
-            (false, false, false, Some("neither")),
+        for (unified, booted, manager, systemd, said) in [
+            (true, true, true, true, None),
+            (true, false, false, true, None),
+            (true, true, true, false, Some("on a session bus")),
+            (true, true, false, false, Some("no systemd of its own")),
+            (true, false, false, false, Some("the machine has no systemd")),
+            (false, true, true, true, Some("cgroup v1")),
+            (false, true, false, false, Some("cgroup v1")),
+            (false, false, false, false, Some("neither")),
         ] {
-            let cgroups = Cgroups { unified, booted, systemd };
-            let text = cgroups.check("alice").map(|reason| reason.text);
+            let cgroups = Cgroups { unified, booted, manager, systemd };
+            let text = cgroups.check("alice", Family::Apt).map(|reason| reason.text);
             match said {
                 None => assert_eq!(text, None, "{cgroups:?}"),
                 Some(said) => assert!(text.is_some_and(|t| t.contains(said)), "{cgroups:?}"),

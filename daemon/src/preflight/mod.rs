@@ -20,7 +20,7 @@ use rootlessd_api::{Reason, names};
 use serde_json::{Map, Value};
 
 use crate::{
-    config::{Loaded, NetworkDriver},
+    config::{AskPorts, Loaded, NetworkDriver},
     dirs::{Dirs, Environment},
     docker_config,
     plan::{DockerPlan, Plan, Versions},
@@ -40,22 +40,34 @@ const OLDEST_ROOTLESSKIT: Version = Version(0, 14);
 ///
 /// `systemd`: whether the engine runs in a scope of the user's systemd.
 ///
-/// The error has everything that prevents a start, not only the first; the plan has in
-/// [`Plan::reasons`] what does not.
+/// The plan has in [`Plan::reasons`] what does not prevent a start.
 pub async fn prepare(
     dirs: &Dirs,
     environment: &Environment,
     loaded: &Loaded,
     systemd: bool,
-) -> Result<Plan, Vec<Reason>> {
+) -> Result<Plan, Unfit> {
     let mut findings = Findings::default();
     findings.extend(loaded.reasons.clone());
     let inspection = Inspection { dirs, environment, loaded, family: Family::of(dirs), systemd };
     let plan = inspection.run(&mut findings).await;
+    // What is missing may only be what could not be seen, so this comes first.
+    if !findings.unknown.is_empty() {
+        return Err(Unfit::Unknown(findings.unknown.join("; ")));
+    }
     match plan {
         Some(plan) if findings.fatal.is_empty() => Ok(Plan { reasons: findings.notes, ..plan }),
-        _ => Err(findings.fatal),
+        _ => Err(Unfit::Refused(findings.fatal)),
     }
+}
+
+/// Why there is no plan.
+#[derive(Debug)]
+pub enum Unfit {
+    /// A person has to mend something: everything that prevents a start, not only the first.
+    Refused(Vec<Reason>),
+    /// The machine could not be looked at this time, in a sentence. The next look may succeed.
+    Unknown(String),
 }
 
 /// One look at the machine.
@@ -72,6 +84,8 @@ struct Answers {
     rootlesskit: Option<Capabilities>,
     slirp4netns_fits: bool,
     versions: Versions,
+    /// Which of those that decide how the engine is started did not answer this time, and why.
+    unknown: Vec<String>,
 }
 
 impl Inspection<'_> {
@@ -108,14 +122,17 @@ impl Inspection<'_> {
         };
         let answers = async {
             match &programs {
-                Some(programs) => Some(self.ask(programs, &engine).await),
+                Some(programs) => Some(ask(programs, &engine).await),
                 None => None,
             }
         };
         let getsubids = path.find("getsubids");
         let subids = subids::check(self.dirs, getsubids.as_deref(), &engine);
         let (unfit, subids, answers) = tokio::join!(data_root, subids, answers);
-        findings.extend(subids);
+        match subids {
+            Ok(reasons) => findings.extend(reasons),
+            Err(unknown) => findings.unknown.push(unknown),
+        }
         // A dead file system must not be looked at again.
         let docker = match unfit {
             Some(reason) => {
@@ -126,6 +143,7 @@ impl Inspection<'_> {
         };
 
         let (programs, answers) = (programs?, answers?);
+        findings.unknown.extend(answers.unknown.clone());
         let launch = self.launch(&programs, &answers, &state_dir, findings)?;
         if launch.detach_netns {
             let mut finder = Finder { path: &path, dirs: self.dirs, family: self.family, findings };
@@ -146,7 +164,9 @@ impl Inspection<'_> {
             dockerd: programs.dockerd,
             dockerd_flags: config.dockerd.flags.clone(),
             docker,
+            ask_ports: config.engine.ports.ask == AskPorts::Desktop,
             stop_timeout: config.engine.stop_timeout,
+            config: Some(config.engines()),
             versions: answers.versions,
             reasons: Vec::new(),
         })
@@ -167,7 +187,7 @@ impl Inspection<'_> {
         let mut plan =
             docker_config::plan(user, self.dirs).map_err(|reason| findings.add(reason)).ok()?;
         let cgroups = Cgroups::of(self.dirs, self.systemd);
-        findings.extend(cgroups.check(&self.dirs.user));
+        findings.extend(cgroups.check(&self.dirs.user, self.family));
         if !docker_config::has_cgroup_driver(user) {
             let ours = cgroups.usable() && !user.contains_key("cgroup-parent");
             plan.cgroup_parent = ours.then(|| names::CONTAINERS_SLICE.to_owned());
@@ -222,40 +242,6 @@ impl Inspection<'_> {
         }
     }
 
-    /// Asks all programs at once: dockerd alone takes as long as all the rest.
-    async fn ask(&self, programs: &Programs, engine: &BTreeMap<String, String>) -> Answers {
-        let ask = async |program: &Path, argument: &str| {
-            probe::output_of(program, &[argument], engine).await.ok()
-        };
-        let slirp4netns = async {
-            match &programs.tools.slirp4netns {
-                Some(path) => ask(path, "--help").await,
-                None => None,
-            }
-        };
-        let (rootlesskit, dockerd, containerd, runc, slirp4netns) = tokio::join!(
-            ask(&programs.rootlesskit, "--help"),
-            ask(&programs.dockerd, "--version"),
-            ask(&programs.containerd, "--version"),
-            ask(&programs.runc, "--version"),
-            slirp4netns,
-        );
-        let version = |output: Option<String>| output.and_then(|text| version_in(&text));
-        let rootlesskit = rootlesskit
-            .map(|help| Capabilities::parse(&help))
-            .filter(|capabilities| capabilities.has_flag("net"));
-        Answers {
-            versions: Versions {
-                rootlesskit: rootlesskit.as_ref().and_then(|found| found.version.clone()),
-                dockerd: version(dockerd),
-                containerd: version(containerd),
-                runc: version(runc),
-            },
-            slirp4netns_fits: slirp4netns.is_some_and(|help| help.contains("--netns-type")),
-            rootlesskit,
-        }
-    }
-
     fn launch(
         &self,
         programs: &Programs,
@@ -301,6 +287,47 @@ impl Inspection<'_> {
                 None
             }
         }
+    }
+}
+
+/// Asks all programs at once: dockerd alone takes as long as all the rest.
+async fn ask(programs: &Programs, engine: &BTreeMap<String, String>) -> Answers {
+    let ask = async |program: &Path, argument| probe::ask(program, &[argument], engine).await;
+    let slirp4netns = async {
+        match &programs.tools.slirp4netns {
+            Some(path) => ask(path, "--help").await,
+            None => Ok(None),
+        }
+    };
+    let (rootlesskit, dockerd, containerd, runc, slirp4netns) = tokio::join!(
+        ask(&programs.rootlesskit, "--help"),
+        ask(&programs.dockerd, "--version"),
+        ask(&programs.containerd, "--version"),
+        ask(&programs.runc, "--version"),
+        slirp4netns,
+    );
+    let version = |output: Option<String>| output.and_then(|text| version_in(&text));
+    let mut unknown = Vec::new();
+    let mut needed = |answer: Result<Option<String>, String>| {
+        answer.unwrap_or_else(|why| {
+            unknown.push(why);
+            None
+        })
+    };
+    let rootlesskit = needed(rootlesskit)
+        .map(|help| Capabilities::parse(&help))
+        .filter(|capabilities| capabilities.has_flag("net"));
+    Answers {
+        versions: Versions {
+            rootlesskit: rootlesskit.as_ref().and_then(|found| found.version.clone()),
+            dockerd: version(needed(dockerd)),
+            // Only shown.
+            containerd: version(containerd.unwrap_or_default()),
+            runc: version(runc.unwrap_or_default()),
+        },
+        slirp4netns_fits: needed(slirp4netns).is_some_and(|help| help.contains("--netns-type")),
+        rootlesskit,
+        unknown,
     }
 }
 

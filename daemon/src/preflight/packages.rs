@@ -77,6 +77,10 @@ impl Family {
             ("newuidmap" | "newgidmap", Apk) => "shadow-subids",
             ("newuidmap" | "newgidmap", _) => "the shadow utilities (newuidmap)",
             ("pasta", _) => "passt",
+            ("ip", Dnf) => "iproute",
+            ("ip", _) => "iproute2",
+            ("session bus", Apt) => "dbus-user-session",
+            ("session bus", _) => "dbus",
             ("nsenter", _) => "util-linux",
             (program, _) => program,
         }

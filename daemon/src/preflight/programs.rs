@@ -122,6 +122,8 @@ impl Finder<'_> {
         );
         let newuidmap = self.need("newuidmap");
         let newgidmap = self.need("newgidmap");
+        // RootlessKit brings its devices up with it, whatever the driver (`pkg/network/iputils`).
+        self.need("ip")?;
         Some(Programs {
             dockerd: dockerd?,
             containerd: containerd?,
@@ -245,10 +247,10 @@ mod tests {
         assert_eq!(finder.find_all(&config), None);
         let texts: Vec<_> = findings.fatal.iter().map(|reason| reason.text.as_str()).collect();
         assert!(texts[0].starts_with("dockerd.path is /nowhere/dockerd"), "{texts:?}");
-        for (text, name) in texts[1..].iter().zip(["runc", "newuidmap", "newgidmap"]) {
+        for (text, name) in texts[1..].iter().zip(["runc", "newuidmap", "newgidmap", "ip"]) {
             assert!(text.starts_with(&format!("{name} is not installed")), "{texts:?}");
         }
-        assert_eq!(texts.len(), 4);
+        assert_eq!(texts.len(), 5);
         assert_eq!(findings.fatal[2].remedy.as_deref(), Some("sudo apt-get install uidmap"));
     }
 }

@@ -22,12 +22,13 @@ struct Range {
     count: u64,
 }
 
-/// Checks whether the user has subordinate ids, and enough of them.
+/// Checks whether the user has subordinate ids, and enough of them. The error says, in a sentence,
+/// why that could not be found out this time.
 pub async fn check(
     dirs: &Dirs,
     getsubids: Option<&Path>,
     environment: &BTreeMap<String, String>,
-) -> Vec<Reason> {
+) -> Result<Vec<Reason>, String> {
     let read = |path| fs::read_to_string(dirs.on_system(path)).unwrap_or_default();
     let files = (read("/etc/subuid"), read("/etc/subgid"));
     let remedy = remedy(dirs, &files.0, &files.1);
@@ -35,10 +36,10 @@ pub async fn check(
     let user = dirs.user.as_str();
     let (uids, gids) = tokio::join!(ask(vec![user]), ask(vec!["-g", user]));
     // RootlessKit does so as well: what the tool does not know may be in the file.
-    let uids = if uids == 0 { count_in_file(&files.0, dirs) } else { uids };
-    let gids = if gids == 0 { count_in_file(&files.1, dirs) } else { gids };
+    let uids = or_in_file(uids, &files.0, dirs)?;
+    let gids = or_in_file(gids, &files.1, dirs)?;
     let user_ids = judge(uids, "user", "/etc/subuid", dirs, &remedy);
-    user_ids.into_iter().chain(judge(gids, "group", "/etc/subgid", dirs, &remedy)).collect()
+    Ok(user_ids.into_iter().chain(judge(gids, "group", "/etc/subgid", dirs, &remedy)).collect())
 }
 
 fn judge(count: u64, kind: &str, file: &str, dirs: &Dirs, remedy: &str) -> Option<Reason> {
@@ -64,15 +65,27 @@ fn judge(count: u64, kind: &str, file: &str, dirs: &Dirs, remedy: &str) -> Optio
     }
 }
 
+/// What the tool counted, or what is in the file where it counted none.
+fn or_in_file(of_tool: Result<u64, String>, text: &str, dirs: &Dirs) -> Result<u64, String> {
+    match (of_tool, count_in_file(text, dirs)) {
+        (Ok(0), in_file) => Ok(in_file),
+        (Ok(of_tool), _) => Ok(of_tool),
+        // Of other sources we know nothing then.
+        (Err(why), 0) => Err(why),
+        (Err(_), in_file) => Ok(in_file),
+    }
+}
+
 /// The ids that getsubids(1) counts, which knows other sources than the files; 0 if it knows none.
+/// An error if it might answer the next time.
 async fn ask_tool(
     getsubids: Option<&Path>,
     arguments: Vec<&str>,
     environment: &BTreeMap<String, String>,
-) -> u64 {
-    let Some(getsubids) = getsubids else { return 0 };
-    let output = probe::output_of(getsubids, &arguments, environment).await;
-    total(&output.map_or_else(|_| Vec::new(), |text| ranges_of_tool(&text)))
+) -> Result<u64, String> {
+    let Some(getsubids) = getsubids else { return Ok(0) };
+    let answer = probe::ask(getsubids, &arguments, environment).await?;
+    Ok(answer.map_or(0, |text| total(&ranges_of_tool(&text))))
 }
 
 /// Reads lines such as `0: alice 100000 65536`.
@@ -141,7 +154,7 @@ mod tests {
 
     async fn codes(machine: &Machine, tool: Option<&Path>) -> Vec<String> {
         let environment = BTreeMap::from([("PATH".into(), "/usr/bin:/bin".into())]);
-        let reasons = check(&machine.dirs(), tool, &environment).await;
+        let reasons = check(&machine.dirs(), tool, &environment).await.expect("an answer");
         reasons.into_iter().map(|reason| reason.code).collect()
     }
 

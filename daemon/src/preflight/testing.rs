@@ -48,6 +48,7 @@ impl Machine {
         machine.program("/usr/bin/dockerd", "echo 'Docker version 26.1.5+dfsg1, build 411e817'");
         machine.program("/usr/bin/containerd", "echo 'containerd containerd.io 1.7.24 abc'");
         machine.program("/usr/sbin/runc", "echo 'runc version 1.1.15+ds1'; echo 'spec: 1.2.0'");
+        machine.program("/usr/sbin/ip", "");
         machine.program("/usr/sbin/iptables", "");
         machine.program("/usr/bin/slirp4netns", "echo '--netns-type=TYPE'");
         let help = include_str!("../../tests/rootlesskit/2.0.2.txt");

@@ -6,7 +6,7 @@ use crate::config;
 const DAEMON_JSON: &str = "/home/alice/.config/docker/daemon.json";
 const CONFIG: &str = "/home/alice/.config/rootlessd/config.toml";
 
-async fn prepare_on(machine: &Machine, systemd: bool) -> Result<Plan, Vec<Reason>> {
+async fn prepare_on(machine: &Machine, systemd: bool) -> Result<Plan, Unfit> {
     let (dirs, environment) = (machine.dirs(), machine.environment());
     let loaded = config::load(&dirs, &environment).expect("a configuration");
     prepare(&dirs, &environment, &loaded, systemd).await
@@ -14,6 +14,13 @@ async fn prepare_on(machine: &Machine, systemd: bool) -> Result<Plan, Vec<Reason
 
 async fn plan_on(machine: &Machine) -> Plan {
     prepare_on(machine, true).await.expect("it should start")
+}
+
+async fn refused_on(machine: &Machine, systemd: bool) -> Vec<Reason> {
+    match prepare_on(machine, systemd).await {
+        Err(Unfit::Refused(reasons)) => reasons,
+        other => panic!("no refusal: {other:?}"),
+    }
 }
 
 fn codes(reasons: &[Reason]) -> Vec<&str> {
@@ -68,7 +75,9 @@ async fn a_complete_machine_gets_its_plan() {
                 live_restore: Some(true),
                 cgroup_driver: None,
             },
+            ask_ports: true,
             stop_timeout: Duration::from_secs(30),
+            config: Some(config::Config::default().engines()),
             versions: Versions {
                 rootlesskit: Some("2.0.2".into()),
                 dockerd: Some("26.1.5+dfsg1".into()),
@@ -102,6 +111,7 @@ async fn each_obstacle_has_its_name_and_what_mends_it() {
         }),
         ("program-missing", "sudo apt-get install uidmap", |m| m.remove("/usr/bin/newuidmap")),
         ("program-missing", "sudo apt-get install iptables", |m| m.remove("/usr/sbin/iptables")),
+        ("program-missing", "sudo apt-get install iproute2", |m| m.remove("/usr/sbin/ip")),
         ("program-missing", "sudo apt-get install util-linux", |m| {
             m.write(CONFIG, "engine.network.detach_netns = true\n");
         }),
@@ -160,7 +170,7 @@ async fn each_obstacle_has_its_name_and_what_mends_it() {
     for (code, remedy, spoil) in rows {
         let machine = Machine::complete();
         spoil(&machine);
-        let fatal = prepare_on(&machine, true).await.expect_err(code);
+        let fatal = refused_on(&machine, true).await;
         assert_eq!(codes(&fatal), [*code], "{fatal:?}");
         let found = fatal[0].remedy.as_deref().unwrap_or_default();
         assert!(found.starts_with(remedy), "{code}: {found}");
@@ -168,11 +178,35 @@ async fn each_obstacle_has_its_name_and_what_mends_it() {
     }
 }
 
+/// A person has nothing to mend where a program was killed, so the start is to be tried again.
+#[tokio::test(flavor = "current_thread")]
+async fn what_could_not_be_asked_is_no_refusal() {
+    let rows: &[(&str, bool)] = &[
+        ("/usr/bin/rootlesskit", true),
+        ("/usr/bin/dockerd", true),
+        ("/usr/bin/slirp4netns", true),
+        ("/usr/bin/getsubids", true),
+        ("/usr/bin/containerd", false),
+        ("/usr/sbin/runc", false),
+    ];
+    for &(program, matters) in rows {
+        let machine = Machine::complete();
+        machine.write("/etc/subuid", "");
+        machine.program("/usr/bin/getsubids", "echo '0: alice 524288 65536'");
+        machine.program(program, "kill -KILL $$");
+        match prepare_on(&machine, true).await {
+            Err(Unfit::Unknown(text)) if matters => assert!(text.contains(program), "{text}"),
+            Ok(_) if !matters => {}
+            other => panic!("{program}: {other:?}"),
+        }
+    }
+}
+
 #[tokio::test(flavor = "current_thread")]
 async fn all_obstacles_are_told_at_once() {
     let machine = Machine::bare();
     machine.write(DAEMON_JSON, "[]");
-    let fatal = prepare_on(&machine, false).await.expect_err("nothing is there");
+    let fatal = refused_on(&machine, false).await;
     let mut found = codes(&fatal);
     found.sort_unstable();
     found.dedup();
@@ -231,6 +265,28 @@ async fn a_swarm_has_no_live_restore() {
     machine.write(DAEMON_JSON, "{}");
     machine.write(CONFIG, "engine.live_restore = false\n");
     assert_eq!(plan_on(&machine).await.reasons, []);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_running_engine_follows_live_restore() {
+    let machine = Machine::complete();
+    let plan = plan_on(&machine).await;
+    let mut config = config::Config::default();
+    assert_eq!(plan.following(&config), None);
+    config.engine.live_restore = false;
+    assert!(plan.is_stale(&config.engines()));
+    let off = plan.following(&config).expect("a change");
+    assert_eq!((off.docker.live_restore, off.is_stale(&config.engines())), (Some(false), false));
+    assert_eq!(off.following(&config), None);
+    assert_eq!(off.following(&config::Config::default()), Some(plan));
+    // A Swarm has none.
+    machine.write("/home/alice/.local/share/docker/swarm/docker-state.json", "{}");
+    let in_swarm = off.following(&config::Config::default()).expect("a change");
+    assert_eq!(in_swarm.docker.live_restore, Some(false));
+    // Where the user says it in `daemon.json`, that counts.
+    machine.write(DAEMON_JSON, r#"{"live-restore": false}"#);
+    let users = plan_on(&machine).await.following(&config).expect("a change");
+    assert_eq!(users.docker.live_restore, None);
 }
 
 #[tokio::test(flavor = "current_thread")]

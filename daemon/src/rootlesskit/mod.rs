@@ -2,6 +2,7 @@
 
 mod arguments;
 mod capabilities;
+pub mod port;
 
 pub use arguments::{Launch, Tools, Wanted, launch};
 pub use capabilities::Capabilities;

@@ -1,8 +1,11 @@
 //! The one way in: what a front end can ask of the supervisor.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
-use rootlessd_api::{Error, ErrorKind, Job, JobKind, JobOptions, LogLocation, Setting, Status};
+use rootlessd_api::{
+    Error, ErrorKind, Job, JobKind, JobOptions, LogLocation, Port, PublishedPort, Setting, Status,
+    helper::Outcome,
+};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 /// A request to the supervisor, and where its answer goes.
@@ -39,6 +42,19 @@ pub enum Command {
     Reload(Reply<()>),
     /// Forget the deaths.
     ResetFailed(Reply<()>),
+    /// The published ports.
+    ListPorts(Reply<Vec<PublishedPort>>),
+    /// Ask for ports.
+    RequestPorts {
+        /// Which.
+        ports: BTreeSet<Port>,
+        /// Whether somebody may be asked.
+        interactive: bool,
+        /// How it was done.
+        reply: Reply<Outcome>,
+    },
+    /// Look again at what is granted.
+    RefreshPorts(Reply<()>),
     /// The effective configuration.
     Settings(oneshot::Sender<Vec<Setting>>),
 }
@@ -126,6 +142,25 @@ impl Handle {
     /// Forget the deaths.
     pub async fn reset_failed(&self) -> Result<(), Error> {
         self.ask(Command::ResetFailed).await?
+    }
+
+    /// The published ports.
+    pub async fn list_ports(&self) -> Result<Vec<PublishedPort>, Error> {
+        self.ask(Command::ListPorts).await?
+    }
+
+    /// Ask the helper for ports, on the user's behalf.
+    pub async fn request_ports(
+        &self,
+        ports: BTreeSet<Port>,
+        interactive: bool,
+    ) -> Result<Outcome, Error> {
+        self.ask(|reply| Command::RequestPorts { ports, interactive, reply }).await?
+    }
+
+    /// Look again at what is granted: somebody changed it.
+    pub async fn refresh_ports(&self) -> Result<(), Error> {
+        self.ask(Command::RefreshPorts).await?
     }
 
     /// The effective configuration.

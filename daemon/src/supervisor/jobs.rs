@@ -35,9 +35,12 @@ impl Jobs {
         Self { last_id: 0, current: None, finished: VecDeque::new(), published }
     }
 
-    /// Begin a job, in place of the one at work; one of the same kind goes on instead.
+    /// Begin a job, in place of the one at work; one of the same kind goes on instead, for as long
+    /// as the more patient of those who asked for it wants.
     pub fn begin(&mut self, kind: JobKind, deadline: Option<Instant>) -> Job {
-        if let Some(current) = self.current.as_ref().filter(|current| current.job.kind == kind) {
+        if let Some(current) = self.current.as_mut().filter(|current| current.job.kind == kind) {
+            current.deadline =
+                current.deadline.zip(deadline).map(|(first, second)| first.max(second));
             return current.job.clone();
         }
         self.end(
@@ -136,6 +139,7 @@ fn outcome(kind: JobKind, life: Life) -> Option<JobResult> {
 mod tests {
     use super::*;
     use rootlessd_api::Phase;
+    use std::time::Duration;
 
     #[test]
     fn outcomes() {
@@ -183,6 +187,23 @@ mod tests {
             Some(ErrorKind::Canceled)
         );
         assert_eq!(jobs.current(), Some(&second));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn the_more_patient_decides_how_long_a_job_may_take() {
+        let now = Instant::now();
+        let (soon, later) = (now + Duration::from_secs(1), now + Duration::from_secs(9));
+        for (first, second, deadline) in [
+            (Some(soon), Some(later), Some(later)),
+            (Some(later), Some(soon), Some(later)),
+            (Some(soon), None, None),
+            (None, Some(soon), None),
+        ] {
+            let mut jobs = Jobs::new(broadcast::channel(1).0);
+            jobs.begin(JobKind::Start, first);
+            jobs.begin(JobKind::Start, second);
+            assert_eq!(jobs.deadline(), deadline);
+        }
     }
 
     #[test]

@@ -6,34 +6,34 @@ pub mod handle;
 mod jobs;
 pub mod machine;
 pub mod memory;
+mod ports;
 mod reload;
+mod requests;
 mod status;
 
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::OptionFuture;
-use rootlessd_api::{
-    Death, Error, ErrorKind, Job, JobKind, JobOptions, JobResult, Part, Phase, Process, Reason,
-    Status,
-};
+use rootlessd_api::{Death, Error, ErrorKind, JobResult, Part, Phase, Process, Reason, Status};
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    task::{JoinHandle, spawn_blocking},
-    time::Instant,
+    task::JoinHandle,
 };
 
 pub use self::status::Constants;
 use self::{
-    handle::{Command, Mailbox, Reply},
+    handle::{Mailbox, Reply},
     jobs::Jobs,
     machine::{Effect, Life, RestartPolicy},
     memory::{Memory, Moment, Store},
+    ports::Ports,
     status::Knowledge,
 };
 use crate::{
     config::{Loaded, Reader},
-    engine::{driver, processes, shim},
-    sys::clock,
+    engine::{driver, shim},
+    helper::Helper,
+    sys::clock::{self, Alarm},
 };
 
 /// How many deaths are told.
@@ -71,6 +71,8 @@ pub struct Links {
     pub loaded: watch::Sender<Loaded>,
     /// Where it is read again.
     pub reader: Reader,
+    /// Who grants ports.
+    pub helper: Helper,
     /// Where to remember.
     pub store: Store,
 }
@@ -84,8 +86,9 @@ pub struct Supervisor {
     saved: Memory,
     jobs: Jobs,
     engine: Knowledge,
+    ports: Ports,
     /// When the delay of a back-off is over.
-    delay: Option<Instant>,
+    delay: Option<Alarm>,
     ending: bool,
     /// Who waits for a status with processes, and the list that is being made for all of them.
     asking: Vec<oneshot::Sender<Status>>,
@@ -106,6 +109,7 @@ impl Supervisor {
             memory,
             jobs,
             engine: Knowledge::default(),
+            ports: Ports::default(),
             delay: None,
             ending: false,
             asking: vec![],
@@ -117,7 +121,13 @@ impl Supervisor {
 
     /// The status before anything happened.
     pub fn first_status(constants: &Constants, memory: &Memory) -> Status {
-        status::status(constants, memory, &Knowledge::default(), &[])
+        status::status(
+            constants,
+            memory,
+            &Knowledge::default(),
+            &Ports::default(),
+            &Loaded::default(),
+        )
     }
 
     /// Be the supervisor until it is to end.
@@ -129,11 +139,12 @@ impl Supervisor {
             tokio::select! {
                 Some(command) = self.links.mailbox.commands.recv() => self.obey(command),
                 Some(event) = self.links.events.recv() => self.learn(event),
-                () = clock::until(wake) => {
+                Some(()) = OptionFuture::from(wake.map(Alarm::rings)) => {
                     self.delay = None;
                     self.step(machine::Event::DelayOver);
                 }
                 Some(step) = OptionFuture::from(self.reloading.as_mut()) => self.go_on_reloading(step),
+                news = self.ports.news() => self.learn_ports(news),
                 Some(list) = &mut self.listing => self.answer_asking(list.unwrap_or_default()),
                 () = clock::until(deadline) => self.jobs.end(JobResult::Timeout, Some(out_of_time())),
                 Some(how) = self.links.shutdown.recv() => match how {
@@ -174,38 +185,11 @@ impl Supervisor {
             }
             (Life::Backoff, Nothing(_)) => {
                 let left = self.memory.next_attempt.map_or(Duration::ZERO, Moment::left);
-                self.delay = Some(Instant::now() + left);
+                self.delay = Some(Alarm::after(left));
             }
             (Life::Stopped | Life::Failed, Nothing(_)) => {}
         }
         self.publish();
-    }
-
-    fn obey(&mut self, command: Command) {
-        match command {
-            // Who does not wait for an answer any more needs none: `let _` below.
-            Command::Status(reply) => self.tell_status(reply),
-            Command::Request { kind, options, reply } => {
-                let _ = reply.send(self.begin(kind, &options));
-            }
-            Command::WaitJob { id, reply } => self.jobs.wait(id, reply),
-            Command::CancelJob { id, reply } => {
-                let _ = reply.send(self.cancel(id));
-            }
-            Command::Jobs(reply) => {
-                let _ = reply.send(self.jobs.list());
-            }
-            Command::Reload(reply) => self.reload(reply),
-            Command::ResetFailed(reply) => {
-                self.memory.deaths.clear();
-                self.memory.refusals.clear();
-                self.step(machine::Event::ResetFailed);
-                let _ = reply.send(Ok(()));
-            }
-            Command::Settings(reply) => {
-                let _ = reply.send(self.links.loaded.borrow().settings.clone());
-            }
-        }
     }
 
     /// Take what the engine tells.
@@ -216,6 +200,10 @@ impl Supervisor {
             E::Launched { plan, shim } => {
                 self.engine =
                     Knowledge { plan: Some(*plan), shim: Some(shim), ..Knowledge::default() };
+                self.publish();
+            }
+            E::Replanned(plan) => {
+                self.engine.plan = Some(*plan);
                 self.publish();
             }
             E::MainPid(pid) => {
@@ -250,6 +238,15 @@ impl Supervisor {
                 self.engine = Knowledge::default();
                 self.step(machine::Event::Refused);
             }
+            E::Granted(ports) => {
+                self.ports.granted = ports;
+                self.publish();
+            }
+            E::PortsRefused(ports) => {
+                self.ports.refused = ports;
+                self.publish();
+            }
+            E::PortAsked { port, reply } => self.ask_for_port(port, reply),
             E::Gone => self.lose_engine(machine::Event::Gone, stranger_stop()),
             E::Died(death) => self.lose_engine(machine::Event::Died, death),
         }
@@ -263,6 +260,7 @@ impl Supervisor {
             _ => self.bury(death),
         }
         self.engine = Knowledge::default();
+        self.ports.refused.clear();
         self.step(event);
     }
 
@@ -283,7 +281,7 @@ impl Supervisor {
         for effect in &effects {
             match *effect {
                 Effect::Delay(delay) => {
-                    self.delay = Some(Instant::now() + delay);
+                    self.delay = Some(Alarm::after(delay));
                     self.memory.next_attempt = Some(Moment::after(delay));
                 }
                 Effect::EndDelay => self.delay = None,
@@ -338,60 +336,7 @@ impl Supervisor {
 
     fn status(&self) -> Status {
         let loaded = self.links.loaded.borrow();
-        let advice = self.engine.plan.as_ref().map_or(&loaded.reasons, |plan| &plan.reasons);
-        status::status(&self.constants, &self.memory, &self.engine, advice)
-    }
-
-    fn begin(&mut self, kind: JobKind, options: &JobOptions) -> Result<Job, Error> {
-        if self.ending {
-            return Err(Error::new(ErrorKind::Busy, "rootlessd is shutting down"));
-        }
-        let timeout = options.timeout.filter(|&timeout| timeout > 0).map(Duration::from_micros);
-        // A time beyond what the clock can tell is no limit.
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let job = self.jobs.begin(kind, deadline);
-        let life = self.memory.machine.life();
-        let event = match kind {
-            JobKind::Start => machine::Event::Start,
-            JobKind::Stop => machine::Event::Stop,
-            JobKind::Restart => machine::Event::Restart,
-        };
-        match (kind, life) {
-            (JobKind::Start, Life::Running | Life::Degraded) | (JobKind::Stop, Life::Stopped) => {
-                self.jobs.end(JobResult::Skipped, None);
-            }
-            _ => self.step(event),
-        }
-        Ok(self.jobs.get(job.id).unwrap_or(job))
-    }
-
-    fn cancel(&mut self, id: u32) -> Result<(), Error> {
-        let job = self.jobs.current().filter(|job| job.id == id);
-        let kind = job.ok_or_else(|| jobs::no_such_job(id))?.kind;
-        let error = Error::new(ErrorKind::Canceled, "the job was cancelled");
-        self.jobs.end(JobResult::Canceled, Some(error));
-        if kind != JobKind::Stop {
-            self.step(machine::Event::Stop);
-        }
-        Ok(())
-    }
-
-    /// One list of processes serves all who ask while it is made.
-    fn tell_status(&mut self, reply: oneshot::Sender<Status>) {
-        if self.asking.is_empty() {
-            let shim = self.engine.shim;
-            self.listing = Some(spawn_blocking(move || processes::list(shim))).into();
-        }
-        self.asking.push(reply);
-    }
-
-    fn answer_asking(&mut self, processes: Vec<Process>) {
-        self.listing = None.into();
-        let status = Status { processes, ..self.status() };
-        for reply in self.asking.drain(..) {
-            // Whoever stopped waiting needs no answer.
-            let _ = reply.send(status.clone());
-        }
+        status::status(&self.constants, &self.memory, &self.engine, &self.ports, &loaded)
     }
 
     fn bury(&mut self, death: Death) {

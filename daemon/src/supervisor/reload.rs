@@ -5,7 +5,7 @@ use futures_util::{FutureExt, future::LocalBoxFuture};
 use rootlessd_api::{Error, ErrorKind};
 use tokio::sync::oneshot;
 
-use super::{Supervisor, handle::Reply, status};
+use super::{Supervisor, handle::Reply};
 use crate::{
     config::{Loaded, Reader},
     engine::driver,
@@ -37,7 +37,8 @@ impl Supervisor {
         match step {
             Step::Read(replies, loaded) => match *loaded {
                 Ok(loaded) => {
-                    self.take_config(loaded);
+                    self.links.loaded.send_replace(loaded);
+                    self.publish();
                     self.reloading = Some(self.tell_engine(replies));
                 }
                 Err(error) => {
@@ -54,15 +55,6 @@ impl Supervisor {
             let replies = std::mem::take(&mut self.reloads);
             self.reloading = Some(read(self.links.reader.clone(), replies).boxed_local());
         }
-    }
-
-    fn take_config(&mut self, loaded: Loaded) {
-        let up = self.memory.machine.life().has_engine();
-        if up && status::needs_restart(&self.links.loaded.borrow(), &loaded) {
-            self.engine.stale_config = true;
-        }
-        self.links.loaded.send_replace(loaded);
-        self.publish();
     }
 
     fn tell_engine(&self, replies: Vec<Reply<()>>) -> Work {

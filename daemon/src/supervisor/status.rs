@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rootlessd_api::{Reason, Status};
 
-use super::{machine::Life, memory::Memory};
+use super::{machine::Life, memory::Memory, ports::Ports};
 use crate::{
     config::Loaded,
     engine::driver::Facts,
@@ -30,8 +30,6 @@ pub(super) struct Knowledge {
     pub main_pid: Option<u32>,
     /// Why it is degraded.
     pub unwell: Option<Reason>,
-    /// Whether the configuration changed since it started.
-    pub stale_config: bool,
 }
 
 /// The status that follows from what is known.
@@ -39,10 +37,13 @@ pub(super) fn status(
     constants: &Constants,
     memory: &Memory,
     engine: &Knowledge,
-    advice: &[Reason],
+    ports: &Ports,
+    loaded: &Loaded,
 ) -> Status {
     let life = memory.machine.life();
     let plan = engine.plan.as_ref();
+    let is_stale = plan.is_some_and(|plan| plan.is_stale(&loaded.config.engines()));
+    let advice = plan.map_or(&loaded.reasons, |plan| &plan.reasons);
     let info = engine.facts.as_ref().map(|facts| &facts.info);
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let version =
@@ -54,7 +55,8 @@ pub(super) fn status(
         reasons: memory
             .reasons()
             .chain(engine.unwell.iter().filter(|_| life == Life::Degraded).cloned())
-            .chain(engine.stale_config.then(restart_needed))
+            .chain(is_stale.then(restart_needed))
+            .chain(ports.reasons(plan))
             .chain(advice.iter().cloned())
             .collect(),
         next_attempt: memory.next_attempt.map(|moment| moment.realtime),
@@ -73,20 +75,10 @@ pub(super) fn status(
         storage_driver: info.map(|info| info.driver.clone()),
         cgroup_driver: info.map(|info| info.cgroup_driver.clone()),
         controllers: engine.facts.as_ref().map(|it| it.controllers.clone()).unwrap_or_default(),
+        granted_ports: ports.granted.iter().copied().collect(),
         containers_running: info.map(|info| info.containers_running),
         processes: vec![],
     }
-}
-
-/// Whether the engine has to be started anew to follow the new configuration.
-pub(super) fn needs_restart(old: &Loaded, new: &Loaded) -> bool {
-    // What only the supervisor itself goes by is followed at once.
-    let mut engine = new.config.clone();
-    engine.engine.restart = old.config.engine.restart.clone();
-    engine.engine.client_wait = old.config.engine.client_wait;
-    engine.engine.start_timeout = old.config.engine.start_timeout;
-    engine.engine.stop_timeout = old.config.engine.stop_timeout;
-    engine != old.config
 }
 
 fn restart_needed() -> Reason {

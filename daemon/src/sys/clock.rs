@@ -1,9 +1,17 @@
 //! The two clocks: one for people, one for counting; and how to wait for a moment.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    io,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::{
+    ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime,
+    timerfd_create, timerfd_settime,
+};
 use tokio::time::{Instant, sleep_until};
+
+use super::fd;
 
 /// The time of day in µs since 1970, as the API tells it.
 pub fn now_realtime() -> u64 {
@@ -26,5 +34,61 @@ pub async fn until(moment: Option<Instant>) {
     match moment {
         Some(moment) => sleep_until(moment).await,
         None => std::future::pending().await,
+    }
+}
+
+/// A moment to come that a suspend does not put off.
+#[derive(Clone, Copy, Debug)]
+pub struct Alarm {
+    boottime: Duration,
+    monotonic: Instant,
+}
+
+impl Alarm {
+    /// After this time.
+    pub fn after(delay: Duration) -> Self {
+        Self { boottime: now_boottime().saturating_add(delay), monotonic: Instant::now() + delay }
+    }
+
+    /// Wait for it. The runtime's own clock stands still in a suspend, so it is the later of the two
+    /// there; it is the one that tests turn, and the one that is left without a timer.
+    pub async fn rings(self) {
+        tokio::select! {
+            Ok(()) = at_boottime(self.boottime) => {}
+            () = sleep_until(self.monotonic) => {}
+        }
+    }
+}
+
+/// Wait until CLOCK_BOOTTIME is there (timerfd_create(2)).
+async fn at_boottime(moment: Duration) -> io::Result<()> {
+    let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+    let timer = timerfd_create(TimerfdClockId::Boottime, flags)?;
+    // Zero would disarm it.
+    let moment = moment.max(Duration::from_nanos(1));
+    let value = Timespec {
+        tv_sec: i64::try_from(moment.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: moment.subsec_nanos().into(),
+    };
+    let once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let when = Itimerspec { it_interval: once, it_value: value };
+    timerfd_settime(&timer, TimerfdTimerFlags::ABSTIME, &when)?;
+    fd::watch(timer)?.readable().await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn an_alarm_rings_by_the_clock_that_is_there_first() {
+        let (now, never) = (now_boottime(), Duration::from_secs(1 << 40));
+        let begun = Instant::now();
+        // As after a suspend: the runtime's clock did not see it.
+        Alarm { boottime: now, monotonic: begun + Duration::from_secs(3600) }.rings().await;
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        at_boottime(Duration::ZERO).await.unwrap();
+        Alarm { boottime: never, monotonic: begun + Duration::from_secs(9) }.rings().await;
+        assert_eq!(begun.elapsed(), Duration::from_secs(9));
     }
 }

@@ -1,7 +1,7 @@
 //! `org.rootlessd.Supervisor`: the supervisor's [`Handle`] on varlink.
 
 use futures_util::{StreamExt, stream};
-use rootlessd_api::{Error, ErrorKind, JobKind, JobOptions, names};
+use rootlessd_api::{Error, ErrorKind, JobKind, JobOptions, Port, names};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -70,6 +70,24 @@ impl Interface for Supervisor {
             "ListJobs" => {
                 request.end()?;
                 answer("jobs", handle.jobs().await, "")
+            }
+            "ListPorts" => {
+                request.end()?;
+                answer("ports", handle.list_ports().await, "")
+            }
+            "RequestPorts" => {
+                let ports: Vec<Port> = request.required("ports")?;
+                let interactive = request.optional("allowInteractiveAuthentication")?;
+                request.end()?;
+                let ports = ports.into_iter().collect();
+                match handle.request_ports(ports, interactive.unwrap_or(false)).await {
+                    Ok(outcome) => value(&outcome).map(Answer::One),
+                    Err(error) => Err(refusal(error, "ports")),
+                }
+            }
+            "RefreshPorts" => {
+                request.end()?;
+                nothing(handle.refresh_ports().await, "")
             }
             "GetConfig" => {
                 request.end()?;

@@ -6,10 +6,10 @@
 use std::{fmt, fs::File, io, os::unix::fs::MetadataExt};
 
 use rootlessd_api::{Error, ErrorKind};
-use rustix::fs::{self, OFlags, StatVfsMountFlags, XattrFlags};
+use rustix::fs::{self, OFlags, XattrFlags};
 use serde::{Deserialize, Serialize};
 
-use crate::{change::Change, root::Root};
+use crate::{change::Change, root::Root, systemd::Systemd};
 
 /// Where distributions have RootlessKit; Debian and Fedora the first, Docker's own packages both.
 const PATHS: [&str; 2] = ["/usr/bin/rootlesskit", "/usr/bin/docker-rootlesskit"];
@@ -33,6 +33,28 @@ impl fmt::Display for FileCapability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: cap_net_bind_service=ep; undone by taking it off", self.path)
     }
+}
+
+/// What watches for the upgrade of a program, which loses the capability; installed beside the helper.
+fn watch(path: &str) -> String {
+    format!("rootlessd-setcap@{}.path", path.rsplit_once('/').map_or(path, |(_, name)| name))
+}
+
+/// Has the programs watched, from now on or no more; a note for each where that failed.
+pub async fn watch_all(systemd: &Systemd, files: &[FileCapability], on: bool) -> Vec<String> {
+    let mut notes = Vec::new();
+    for FileCapability { path } in files {
+        let unit = watch(path);
+        let done = if on { systemd.enable(&unit).await } else { systemd.disable(&unit).await };
+        if let Err(error) = done {
+            let verb = if on { "enabled" } else { "disabled" };
+            notes.push(format!(
+                "{unit}, which gives {path} its capability again after an upgrade, could not be {verb}: \
+                 {error}"
+            ));
+        }
+    }
+    notes
 }
 
 /// The programs that are there and do not have it.
@@ -129,7 +151,7 @@ fn open(root: &Root, path: &str) -> Result<Option<File>, Error> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(cannot("open", path, &error)),
     };
-    match check(root, &file) {
+    match check(root, path, &file) {
         Ok(()) => Ok(Some(file)),
         Err(why) => {
             Err(Error::new(ErrorKind::Conflict, format!("{path} is not given a capability: {why}")))
@@ -137,7 +159,7 @@ fn open(root: &Root, path: &str) -> Result<Option<File>, Error> {
     }
 }
 
-fn check(root: &Root, file: &File) -> Result<(), String> {
+fn check(root: &Root, path: &str, file: &File) -> Result<(), String> {
     let metadata = file.metadata().map_err(|error| error.to_string())?;
     if !metadata.is_file() {
         return Err("it is not a regular file".into());
@@ -148,8 +170,7 @@ fn check(root: &Root, file: &File) -> Result<(), String> {
     if metadata.nlink() != 1 {
         return Err("it has other names (hard links)".into());
     }
-    let mount = fs::fstatvfs(file).map_err(|error| error.to_string())?;
-    if mount.f_flag.contains(StatVfsMountFlags::NOSUID) {
+    if is_nosuid(root, path).map_err(|error| error.to_string())? {
         return Err(
             "its file system is mounted nosuid, where the kernel ignores capabilities".into()
         );
@@ -159,6 +180,25 @@ fn check(root: &Root, file: &File) -> Result<(), String> {
         return Err("its file system is another machine's or a user's (NFS, SMB, 9p, FUSE)".into());
     }
     Ok(())
+}
+
+/// Whether the machine has a path on a file system that is mounted nosuid. statfs(2) would tell of the
+/// helper's own view of it, in which NoNewPrivileges= makes everything so: this is PID 1's.
+fn is_nosuid(root: &Root, path: &str) -> io::Result<bool> {
+    let mounts = root.read("/proc/1/mountinfo")?.unwrap_or_default();
+    let mut longest = ("", false);
+    for line in mounts.lines() {
+        // proc_pid_mountinfo(5): the fifth field is where it is mounted, the sixth how.
+        let mut fields = line.split(' ').skip(4);
+        let (Some(place), Some(options)) = (fields.next(), fields.next()) else { continue };
+        let is_below =
+            path == place || path.starts_with(&format!("{}/", place.trim_end_matches('/')));
+        // Of two at one place, the later one covers the other.
+        if is_below && place.len() >= longest.0.len() {
+            longest = (place, options.split(',').any(|option| option == "nosuid"));
+        }
+    }
+    Ok(longest.1)
 }
 
 fn get(file: &File) -> io::Result<Option<Vec<u8>>> {
@@ -171,9 +211,37 @@ fn get(file: &File) -> io::Result<Option<Vec<u8>>> {
 }
 
 fn cannot(action: &str, path: &str, error: &io::Error) -> Error {
-    let kind = match error.kind() {
-        io::ErrorKind::Unsupported => ErrorKind::Unsupported,
-        _ => ErrorKind::System,
-    };
-    Error::new(kind, format!("cannot {action} {path}: {error}"))
+    let text = format!("cannot {action} {path}: {error}");
+    match error.kind() {
+        io::ErrorKind::Unsupported => Error::new(ErrorKind::Unsupported, text),
+        // Of the helper's view alone, if the file was replaced since the helper started.
+        io::ErrorKind::ReadOnlyFilesystem => {
+            Error::new(ErrorKind::System, text).with_remedy("try again in a minute")
+        }
+        _ => Error::new(ErrorKind::System, text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nosuid_is_what_pid_1_sees() {
+        let tree = tempfile::tempdir().unwrap();
+        let root = Root::tree(tree.path()).unwrap();
+        assert!(!is_nosuid(&root, "/usr/bin/rootlesskit").unwrap());
+        std::fs::create_dir_all(tree.path().join("proc/1")).unwrap();
+        for (mounts, nosuid) in [
+            ("1 0 8:1 / / rw,relatime - ext4 /dev/sda1 rw", false),
+            ("1 0 8:1 / / rw,nosuid - ext4 /dev/sda1 rw", true),
+            ("1 0 8:1 / / rw - ext4 a rw\n2 1 8:2 / /usr rw,nosuid shared:2 - ext4 b rw", true),
+            ("1 0 8:1 / / rw,nosuid - ext4 a rw\n2 1 8:2 / /usr rw - ext4 b rw", false),
+            ("1 0 8:1 / / rw - ext4 a rw\n2 1 8:2 / /us rw,nosuid - ext4 b rw", false),
+            ("1 0 8:1 / / rw,nosuid - ext4 a rw\n2 0 8:2 / / rw - ext4 b rw", false),
+        ] {
+            std::fs::write(tree.path().join("proc/1/mountinfo"), mounts).unwrap();
+            assert_eq!(is_nosuid(&root, "/usr/bin/rootlesskit").unwrap(), nosuid, "{mounts}");
+        }
+    }
 }

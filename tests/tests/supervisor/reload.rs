@@ -61,6 +61,40 @@ fn a_reload_tells_what_needs_a_restart() {
     });
 }
 
+/// What an engine was started with is what counts, whoever reads the configuration and when.
+#[test]
+fn a_change_is_told_whenever_it_came() {
+    run_timeless(async {
+        let mut changed = Config::default();
+        changed.engine.network.mtu = Some(1500);
+        let codes = |handle: &Handle| -> Vec<String> {
+            handle.status().reasons.iter().map(|reason| reason.code.clone()).collect()
+        };
+        // While the engine was on its way, with what was read before.
+        let (handle, mut engine) = Engine::stopped();
+        request(&handle, JobKind::Start).await;
+        engine.take_start().await;
+        engine.set_config(Ok(changed.clone()));
+        reload(&handle, &mut engine).await.unwrap();
+        engine.tell_launched_with(&Config::default()).await;
+        engine.tell_healthy(0).await;
+        is(&handle, State::Running).await;
+        assert_eq!(codes(&handle), ["restart-needed"]);
+        // What was changed back needs nothing.
+        engine.set_config(Ok(Config::default()));
+        reload(&handle, &mut engine).await.unwrap();
+        assert_eq!(codes(&handle), [""; 0]);
+
+        // While there was no rootlessd.
+        let mut setup = running();
+        setup.config = changed;
+        let (handle, engine) = setup.start();
+        engine.tell_launched_with(&Config::default()).await;
+        settled(&handle, &engine).await;
+        assert_eq!(codes(&handle), ["restart-needed"]);
+    });
+}
+
 #[test]
 fn a_reload_with_a_mistake_changes_nothing() {
     run_timeless(async {

@@ -1,13 +1,15 @@
 //! An engine that is there, followed from its launch or its take-over to its end.
 
-use std::{future::pending, path::PathBuf, process::ExitStatus, time::Duration};
+use std::{
+    collections::BTreeSet, future::pending, path::PathBuf, process::ExitStatus, time::Duration,
+};
 
 use futures_util::FutureExt;
 use nix::sys::signal::Signal;
-use rootlessd_api::{Part, Phase};
+use rootlessd_api::{Error, Part, Phase, Port};
 use tokio::{
     process::Child,
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     task::{JoinSet, spawn_local},
     time::{Instant, sleep, timeout},
 };
@@ -17,11 +19,12 @@ use crate::{
     engine::{
         docker::{self, ContainerEvents},
         init::{
-            InitStatus, Stage,
-            client::{Following, InitClient},
+            InitStatus, PortsStatus, Stage,
+            client::{Following, InitClient, InitReply, PortsReply},
         },
         processes, shim,
     },
+    helper::Helper,
     plan::Plan,
     reasons::Code,
     sockets,
@@ -39,6 +42,8 @@ const STOP_GRACE: Duration = Duration::from_secs(3);
 /// What an engine may take to stop that is too young to be asked: it has no containers yet, and
 /// RootlessKit was seen to hang on a signal that came too early.
 const YOUNG_GRACE: Duration = Duration::from_secs(2);
+/// The first version of the protocol whose engine-init reads the plan again when it reloads.
+const READS_PLANS: u32 = 2;
 /// What an engine that is killed may take to be gone.
 const KILL_GRACE: Duration = Duration::from_secs(5);
 
@@ -58,6 +63,8 @@ enum Happening {
     InNamespaces,
     /// engine-init says how it is.
     Told(InitStatus),
+    /// It says which ports were refused.
+    Refused(PortsStatus),
     /// The supervisor wants something.
     Asked(Command),
     /// The supervisor leaves, and the engine stays.
@@ -70,9 +77,12 @@ enum Happening {
 pub(super) struct Followed<'a> {
     world: &'a World,
     engine: Engine,
-    init: Following,
-    /// Whether engine-init was heard.
-    has_init: bool,
+    init: Following<InitReply>,
+    ports: Following<PortsReply>,
+    /// The ports that the supervisor was asked for.
+    asked: BTreeSet<Port>,
+    /// The version of the protocol that engine-init speaks, once it was heard.
+    protocol: Option<u32>,
     /// Where RootlessKit writes the pid of its child, which has the namespaces.
     child_pid: PathBuf,
     has_namespaces: bool,
@@ -96,7 +106,9 @@ impl<'a> Followed<'a> {
         Self {
             world,
             init: InitClient::of(world.dir()).follow(),
-            has_init: false,
+            ports: InitClient::of(world.dir()).follow_ports(),
+            asked: BTreeSet::new(),
+            protocol: None,
             child_pid: engine.plan.state_dir.join("child_pid"),
             engine,
             has_namespaces: false,
@@ -121,15 +133,9 @@ impl<'a> Followed<'a> {
                 Happening::Gone => break,
                 Happening::InNamespaces => self.enter_namespaces().await,
                 Happening::Told(status) => self.learn(status).await,
+                Happening::Refused(ports) => self.learn_ports(ports).await,
                 Happening::Asked(Command::Stop { timeout }) => self.stop(timeout).await,
-                Happening::Asked(Command::Reload(reply)) => {
-                    // Beside everything else: engine-init may take its time to answer.
-                    let init = self.init_client();
-                    spawn_local(async move {
-                        // Whoever stopped waiting needs no answer.
-                        let _ = reply.send(init.reload().await);
-                    });
-                }
+                Happening::Asked(Command::Reload(reply)) => self.reload(reply).await,
                 // It is there.
                 Happening::Asked(Command::Start) => {}
                 Happening::Left => return None,
@@ -149,7 +155,8 @@ impl<'a> Followed<'a> {
             biased;
             () = self.engine.shim.gone() => Happening::Gone,
             () = files::appeared(&self.child_pid), if !self.has_namespaces => Happening::InNamespaces,
-            status = self.init.next() => Happening::Told(status),
+            reply = self.init.next() => Happening::Told(reply.status),
+            reply = self.ports.next() => Happening::Refused(reply.ports),
             command = commands.recv() => command.map_or(Happening::Left, Happening::Asked),
             () = clock::until(self.deadline) => Happening::OutOfTime,
         }
@@ -167,7 +174,7 @@ impl<'a> Followed<'a> {
     }
 
     async fn learn(&mut self, status: InitStatus) {
-        self.has_init = true;
+        self.protocol = Some(status.protocol);
         self.find_main_pid().await;
         let became_ready = status.stage == Stage::Ready && self.stage != Stage::Ready;
         self.stage = status.stage;
@@ -186,11 +193,30 @@ impl<'a> Followed<'a> {
             if self.engine.child.is_none() {
                 let ours = sockets::inode(&self.world.listener);
                 let events = self.world.events.clone();
-                self.asking.spawn_local(compare_sockets(self.init_client(), ours, events));
+                self.asking.spawn_local(compare_sockets(self.init_client(), ours, events.clone()));
+                self.asking.spawn_local(tell_granted(self.world.helper.clone(), events));
             }
         } else if status.stage != Stage::Ready && status.phase != self.phase {
             self.enter(status.phase).await;
         }
+    }
+
+    async fn learn_ports(&mut self, status: PortsStatus) {
+        self.world.tell(Event::PortsRefused(status.refused)).await;
+        for &port in status.asked.iter().filter(|port| !self.asked.contains(port)) {
+            let (reply, answer) = oneshot::channel();
+            self.world.tell(Event::PortAsked { port, reply }).await;
+            let init = self.init_client();
+            spawn_local(async move {
+                // A supervisor that does not say is none that grants.
+                let verdict =
+                    answer.await.unwrap_or_else(|_| Err("rootlessd does not answer".into()));
+                if let Err(error) = init.answer_port(port, verdict).await {
+                    tracing::warn!("engine-init is not told about port {port}: {error}");
+                }
+            });
+        }
+        self.asked = status.asked.into_iter().collect();
     }
 
     async fn enter(&mut self, phase: Phase) {
@@ -208,6 +234,30 @@ impl<'a> Followed<'a> {
         }
     }
 
+    async fn reload(&mut self, reply: oneshot::Sender<Result<(), Error>>) {
+        // What a running engine cannot follow, the status tells.
+        let plan = self.engine.plan.following(&self.world.loaded.borrow().config);
+        if let Some(plan) = plan.filter(|_| self.protocol >= Some(READS_PLANS)) {
+            self.replan(plan).await;
+        }
+        // Beside everything else: engine-init may take its time to answer.
+        let init = self.init_client();
+        spawn_local(async move {
+            // Whoever stopped waiting needs no answer.
+            let _ = reply.send(init.reload().await);
+        });
+    }
+
+    async fn replan(&mut self, plan: Plan) {
+        match self.world.dir().write_plan(&plan) {
+            Ok(()) => {
+                self.engine.plan = plan.clone();
+                self.world.tell(Event::Replanned(Box::new(plan))).await;
+            }
+            Err(error) => tracing::warn!("the engine's plan cannot be written: {error}"),
+        }
+    }
+
     async fn stop(&mut self, within: Duration) {
         self.asking.abort_all();
         self.ask_to_stop(Instant::now() + within).await;
@@ -220,7 +270,7 @@ impl<'a> Followed<'a> {
         if self.init_client().stop(left).await.is_err() {
             // engine-init is not there yet, or does not listen: RootlessKit passes a signal on.
             let _ = self.engine.shim.signal(Signal::SIGTERM);
-            if !self.has_init {
+            if self.protocol.is_none() {
                 self.deadline = Some(until.min(Instant::now() + YOUNG_GRACE));
             }
         }
@@ -289,6 +339,14 @@ async fn keep_probing(socket: PathBuf, events: mpsc::Sender<Event>) {
                 }
             }
         }
+    }
+}
+
+/// Tell what the user was granted, for an engine that has it already.
+async fn tell_granted(helper: Helper, events: mpsc::Sender<Event>) {
+    if let Ok(ports) = helper.granted().await {
+        // A supervisor that left does not need to know.
+        let _ = events.send(Event::Granted(ports)).await;
     }
 }
 

@@ -7,9 +7,9 @@
 mod follow;
 mod world;
 
-use std::{os::fd::OwnedFd, time::Duration};
+use std::{collections::BTreeSet, os::fd::OwnedFd, time::Duration};
 
-use rootlessd_api::{Death, Error, Phase, Reason};
+use rootlessd_api::{Death, Error, Phase, Port, Reason};
 use tokio::{
     sync::{mpsc, oneshot},
     time::sleep,
@@ -62,6 +62,8 @@ pub enum Event {
         /// The pid of engine-shim.
         shim: u32,
     },
+    /// It follows a change of the configuration, by this plan.
+    Replanned(Box<Plan>),
     /// RootlessKit's pid.
     MainPid(u32),
     /// It serves another socket than the one that clients find now.
@@ -70,6 +72,17 @@ pub enum Event {
     Healthy(Facts),
     /// dockerd does not answer.
     Unhealthy(Reason),
+    /// The ports that its user was granted, and that it may listen on.
+    Granted(BTreeSet<Port>),
+    /// The ports that it was refused last, for want of a privilege.
+    PortsRefused(Vec<Port>),
+    /// A container waits for a port of these.
+    PortAsked {
+        /// Which.
+        port: Port,
+        /// Whether it was granted; if not, why.
+        reply: oneshot::Sender<Result<(), String>>,
+    },
     /// All of it is gone, in order.
     Gone,
     /// All of it is gone, and should not be.
@@ -117,10 +130,7 @@ impl Found {
         if !dir.path().exists() {
             return None;
         }
-        let death = dir.read_death().ok().flatten();
-        let plan = dir.read_plan().ok().flatten();
-        sweep::sweep(systemd, &dir, plan.as_ref()).await;
-        death
+        sweep::sweep(systemd, &dir, None).await.death
     }
 
     /// The engine with the listening socket that its clients know. Waits while it is too young to

@@ -9,7 +9,7 @@ use std::{
     process::{ExitStatus, Stdio},
 };
 
-use rootlessd_api::{Death, Part, Phase, Reason, names};
+use rootlessd_api::{Death, ErrorKind, Part, Phase, Reason, names};
 use tokio::{
     io::AsyncWriteExt,
     sync::{mpsc, watch},
@@ -22,11 +22,12 @@ use crate::{
     engine::{
         dir::{EngineDir, Record},
         shim::{self, ShimArgs},
-        sweep,
+        sweep::{self, Remains},
     },
+    helper::Helper,
     logging::LogArgs,
     plan::Plan,
-    preflight,
+    preflight::{self, Unfit},
     reasons::Code,
     sys::{children::Exit, process::Process},
     systemd::Systemd,
@@ -45,6 +46,8 @@ pub struct World {
     pub loaded: watch::Sender<Loaded>,
     /// The user's systemd, where there is one.
     pub systemd: Option<Systemd>,
+    /// Who grants ports.
+    pub helper: Helper,
     /// The socket that dockerd is to serve.
     pub listener: OwnedFd,
     /// Where the engine's processes log to.
@@ -57,6 +60,19 @@ pub struct World {
 pub(super) enum Failure {
     Refused(Vec<Reason>),
     Died(Death),
+}
+
+impl Failure {
+    /// What could not be seen is tried again as after a death: no person has to mend it.
+    fn of_preflight(unfit: Unfit) -> Self {
+        match unfit {
+            Unfit::Refused(reasons) => Self::Refused(reasons),
+            Unfit::Unknown(why) => {
+                let text = format!("the machine could not be looked at: {why}");
+                Self::Died(shim::death(Part::Host, None, text, vec![]))
+            }
+        }
+    }
 }
 
 impl World {
@@ -78,7 +94,7 @@ impl World {
         let systemd = self.systemd.is_some();
         let plan = preflight::prepare(&self.dirs, &self.environment, &loaded, systemd)
             .await
-            .map_err(Failure::Refused)?;
+            .map_err(Failure::of_preflight)?;
         self.tell(Event::Phase(Phase::Namespaces)).await;
         self.start_shim(plan).await.map_err(|error| {
             let text = format!("the engine cannot be started: {error}");
@@ -114,6 +130,8 @@ impl World {
         let shim = Process::open(child.id().unwrap_or_default())?;
         if let Some(systemd) = &self.systemd {
             systemd.start_scope(names::ENGINE_SCOPE, names::SLICE, shim.identity().pid).await?;
+            // Before it has children: containers of the last engine publish their ports at once.
+            self.attach_grants().await;
         }
         dir.write_record(&Record { shim: shim.identity() })?;
         // It is where it belongs, and can be found again: now it may have children.
@@ -122,16 +140,24 @@ impl World {
         Ok(Engine { plan, shim, child: Some(child) })
     }
 
+    /// Have the new scope granted what the last one was.
+    async fn attach_grants(&self) {
+        match self.helper.attach_grants().await {
+            Ok(ports) => self.tell(Event::Granted(ports)).await,
+            Err(error) if error.kind == ErrorKind::HelperMissing => {
+                tracing::debug!("no port is granted: {error}");
+            }
+            Err(error) => tracing::warn!("ports that were granted are not had: {error}"),
+        }
+    }
+
     /// Remove what an engine left, and tell how it ended. `status`: of its first process, where it
     /// could be had.
     pub(super) async fn bury(&self, plan: &Plan, status: Option<ExitStatus>) {
-        let death = self.dir().read_death().ok().flatten();
-        // Who ends in order takes the record along.
-        let in_order = matches!(self.dir().read_record(), Ok(None));
-        sweep::sweep(self.systemd.as_ref(), &self.dir(), Some(plan)).await;
-        let death = death.or_else(|| match status {
+        let remains = self.sweep(Some(plan)).await;
+        let death = remains.death.or_else(|| match status {
             Some(status) if status.success() => None,
-            None if in_order => None,
+            None if remains.in_order => None,
             Some(status) => {
                 let exit = Exit { pid: 0, code: status.code(), signal: status.signal() };
                 let text = format!("engine-shim {}", exit.describe());
@@ -147,7 +173,10 @@ impl World {
 
     /// Remove what an engine left that nobody saw end.
     pub(super) async fn clean(&self) {
-        let plan = self.dir().read_plan().ok().flatten();
-        sweep::sweep(self.systemd.as_ref(), &self.dir(), plan.as_ref()).await;
+        self.sweep(None).await;
+    }
+
+    async fn sweep(&self, plan: Option<&Plan>) -> Remains {
+        sweep::sweep(self.systemd.as_ref(), &self.dir(), plan).await
     }
 }

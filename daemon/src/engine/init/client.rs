@@ -1,9 +1,9 @@
 //! engine-init from outside: its [control socket](super::control) as rootlessd uses it.
 
-use std::{os::fd::OwnedFd, time::Duration};
+use std::{future::pending, marker::PhantomData, os::fd::OwnedFd, time::Duration};
 
 use rootlessd_api::{
-    Error, ErrorKind,
+    Error, ErrorKind, Port,
     client::{ClientError, Connection},
     names,
 };
@@ -11,7 +11,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
-use super::InitStatus;
+use super::{InitStatus, PortsStatus};
 use crate::{engine::dir::EngineDir, sys::files};
 
 /// engine-init answers in microseconds; this is for one that is stopped or gone.
@@ -66,9 +66,28 @@ impl InitClient {
         }
     }
 
+    /// Tell whether a port that is asked for was granted.
+    pub async fn answer_port(
+        &self,
+        port: Port,
+        verdict: Result<(), String>,
+    ) -> Result<(), ClientError> {
+        let mut parameters = json!({ "port": port, "granted": verdict.is_ok() });
+        if let Err(message) = verdict {
+            parameters["message"] = message.into();
+        }
+        let (Nothing {}, _) = self.call("AnswerPort", parameters).await?;
+        Ok(())
+    }
+
     /// Its status, as it changes.
-    pub fn follow(self) -> Following {
-        Following { dir: self.dir, connection: None }
+    pub fn follow(self) -> Following<InitReply> {
+        Following::new(self.dir, "Follow")
+    }
+
+    /// Which ports are refused, as it changes. An engine-init that knows no such thing tells nothing.
+    pub fn follow_ports(self) -> Following<PortsReply> {
+        Following::new(self.dir, "FollowPorts")
     }
 
     async fn call<T: DeserializeOwned>(
@@ -90,25 +109,41 @@ async fn open(dir: &EngineDir) -> Result<Connection, ClientError> {
     Connection::open(&dir.init_socket(), names::INIT_INTERFACE).await
 }
 
-/// The status of engine-init, as it changes.
+/// What engine-init tells, as it changes.
 #[derive(Debug)]
-pub struct Following {
+pub struct Following<T> {
     dir: EngineDir,
+    method: &'static str,
     connection: Option<Connection>,
+    told: PhantomData<fn() -> T>,
 }
 
-#[derive(Deserialize)]
-struct InitReply {
-    status: InitStatus,
+/// What it tells of itself.
+#[derive(Debug, Deserialize)]
+pub struct InitReply {
+    /// How it is.
+    pub status: InitStatus,
 }
 
-impl Following {
-    /// Wait for the next status, for the first one until engine-init is there. What does not come
-    /// is not told: the end of the engine's first process is. Cancelling it loses nothing.
-    pub async fn next(&mut self) -> InitStatus {
+/// What it tells of ports.
+#[derive(Debug, Deserialize)]
+pub struct PortsReply {
+    /// Which are refused.
+    pub ports: PortsStatus,
+}
+
+impl<T: DeserializeOwned> Following<T> {
+    const fn new(dir: EngineDir, method: &'static str) -> Self {
+        Self { dir, method, connection: None, told: PhantomData }
+    }
+
+    /// Wait for the next, for the first one until engine-init is there. What does not come is not
+    /// told: the end of the engine's first process is. Cancelling it loses nothing.
+    pub async fn next(&mut self) -> T {
         loop {
             match self.try_next().await {
-                Ok(status) => return status,
+                Ok(told) => return told,
+                Err(ClientError::UnknownMethod(_)) => return pending().await,
                 Err(error) => {
                     tracing::debug!("engine-init is not heard: {error}");
                     self.connection = None;
@@ -118,17 +153,17 @@ impl Following {
         }
     }
 
-    async fn try_next(&mut self) -> Result<InitStatus, ClientError> {
+    async fn try_next(&mut self) -> Result<T, ClientError> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
             None => {
                 files::appeared(&self.dir.init_socket()).await;
                 let mut connection = open(&self.dir).await?;
-                connection.call_more("Follow", json!({})).await?;
+                connection.call_more(self.method, json!({})).await?;
                 self.connection.insert(connection)
             }
         };
-        let (reply, _): (InitReply, _) = connection.receive().await?;
-        Ok(reply.status)
+        let (reply, _) = connection.receive().await?;
+        Ok(reply)
     }
 }

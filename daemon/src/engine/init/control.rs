@@ -8,7 +8,7 @@
 use std::{io, os::fd::OwnedFd, time::Duration};
 
 use futures_util::{StreamExt, stream};
-use rootlessd_api::{Phase, names};
+use rootlessd_api::{Phase, Port, names};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::{
@@ -16,7 +16,10 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
 };
 
-use super::Request;
+use super::{
+    Request,
+    port_desk::{PortDesk, Verdict},
+};
 use crate::{
     engine::dir::EngineDir,
     varlink::{
@@ -25,8 +28,8 @@ use crate::{
     },
 };
 
-/// The version of this protocol.
-pub const PROTOCOL: u32 = 1;
+/// The version of this protocol. 2: a reload reads `live-restore` of the plan again.
+pub const PROTOCOL: u32 = 2;
 
 /// How engine-init is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,10 +75,11 @@ pub(super) fn serve(
     dir: &EngineDir,
     listener: OwnedFd,
     status: watch::Receiver<InitStatus>,
+    ports: PortDesk,
     requests: mpsc::Sender<Request>,
 ) -> io::Result<()> {
     let socket = UnixListener::bind(dir.init_socket())?;
-    let control = Control { listener, status, requests };
+    let control = Control { listener, status, ports, requests };
     tokio::task::spawn_local(server::serve(socket, control, Limits::default()));
     Ok(())
 }
@@ -83,6 +87,7 @@ pub(super) fn serve(
 struct Control {
     listener: OwnedFd,
     status: watch::Receiver<InitStatus>,
+    ports: PortDesk,
     requests: mpsc::Sender<Request>,
 }
 
@@ -100,14 +105,21 @@ impl Interface for Control {
             "Follow" => {
                 request.expect_more()?;
                 request.end()?;
-                let mut following = self.status.clone();
-                following.mark_changed();
-                let changes = stream::unfold(following, |mut following| async {
-                    following.changed().await.ok()?;
-                    let status = *following.borrow_and_update();
-                    Some((json!({ "status": status }), following))
-                });
-                Ok(Answer::Many(changes.boxed_local()))
+                Ok(follow("status", self.status.clone()))
+            }
+            "FollowPorts" => {
+                request.expect_more()?;
+                request.end()?;
+                Ok(follow("ports", self.ports.follow()))
+            }
+            "AnswerPort" => {
+                let port: Port = request.required("port")?;
+                let granted = request.required("granted")?;
+                let message = request.optional("message")?;
+                request.end()?;
+                let verdict = if granted { Verdict::Granted } else { Verdict::Refused(message) };
+                self.ports.answer(port, verdict);
+                Ok(Answer::nothing())
             }
             "Stop" => {
                 let timeout = Duration::from_micros(request.required("timeout")?);
@@ -145,6 +157,20 @@ impl Control {
     async fn ask(&self, request: Request) -> Result<(), ErrorReply> {
         self.requests.send(request).await.map_err(|_| stopping())
     }
+}
+
+/// The value at hand and every later one, each under a name.
+fn follow<T: Clone + Serialize + 'static>(
+    name: &'static str,
+    mut following: watch::Receiver<T>,
+) -> Answer {
+    following.mark_changed();
+    let changes = stream::unfold(following, move |mut following| async move {
+        following.changed().await.ok()?;
+        let value = following.borrow_and_update().clone();
+        Some((json!({ name: value }), following))
+    });
+    Answer::Many(changes.boxed_local())
 }
 
 fn stopping() -> ErrorReply {

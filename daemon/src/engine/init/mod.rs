@@ -8,6 +8,8 @@ pub mod client;
 mod control;
 mod namespaces;
 mod parts;
+mod port_desk;
+mod port_proxy;
 mod stop;
 
 use std::{io, os::fd::OwnedFd, process::ExitCode, time::Duration};
@@ -19,8 +21,9 @@ use tokio::{
 };
 
 pub use control::{InitStatus, PROTOCOL, Stage};
+pub use port_desk::PortsStatus;
 
-use self::parts::Running;
+use self::{parts::Running, port_desk::PortDesk};
 use super::{dir::EngineDir, shim, sweep};
 use crate::{
     docker_config,
@@ -63,6 +66,7 @@ struct Init {
     terminate: Signal,
     requests: mpsc::Receiver<Request>,
     status: watch::Sender<InitStatus>,
+    ports: PortDesk,
     containerd: Option<Running>,
     dockerd: Option<Running>,
 }
@@ -107,7 +111,11 @@ impl Init {
         sweep::remove_runtime_files(&plan.docker);
         let (ask, requests) = mpsc::channel(8);
         let (status, following) = watch::channel(InitStatus::default());
-        control::serve(&dir, listener.try_clone()?, following, ask)?;
+        let ports = PortDesk::default();
+        control::serve(&dir, listener.try_clone()?, following, ports.clone(), ask)?;
+        if plan.ask_ports {
+            port_proxy::serve(&dir.port_proxy(), &plan, &ports)?;
+        }
         Ok(Self {
             notifications: Notifications::listen(&dir.notify_socket())?,
             dir,
@@ -117,6 +125,7 @@ impl Init {
             terminate: signal(SignalKind::terminate())?,
             requests,
             status,
+            ports,
             containerd: None,
             dockerd: None,
         })
@@ -241,7 +250,11 @@ impl Init {
         })
     }
 
-    fn reload(&self) -> Result<(), Error> {
+    fn reload(&mut self) -> Result<(), Error> {
+        // rootlessd may have changed its mind about this meanwhile.
+        if let Ok(Some(plan)) = self.dir.read_plan() {
+            self.plan.docker.live_restore = plan.docker.live_restore;
+        }
         self.write_dockerd_config(None)?;
         if let Some(dockerd) = &self.dockerd {
             dockerd.signal(nix::sys::signal::Signal::SIGHUP);

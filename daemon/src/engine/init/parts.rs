@@ -3,7 +3,7 @@
 use std::{cell::RefCell, io, path::Path, rc::Rc, time::Duration};
 
 use nix::{sys::signal::Signal, unistd::Pid};
-use rootlessd_api::Part;
+use rootlessd_api::{Part, Port, Protocol};
 use tokio::task::JoinHandle;
 
 use super::Init;
@@ -13,6 +13,7 @@ use crate::{
         log::{self, Lines, Tail},
     },
     plan::DockerPlan,
+    rootlesskit::port,
     sys::{children, files},
 };
 
@@ -76,13 +77,24 @@ fn start(
         .env("NOTIFY_SOCKET", init.dir.notify_socket())
         .stdout(stdout)
         .stderr(stderr);
+    if init.plan.ask_ports {
+        command.env("ROOTLESSKIT_STATE_DIR", init.dir.port_proxy());
+    }
     let pid = init.children.spawn(&mut command)?;
     drop(command);
     let tail = Rc::new(RefCell::new(Tail::default()));
     let filled = Rc::clone(&tail);
+    // Where the proxy is, it knows better.
+    let ports = (!init.plan.ask_ports).then(|| init.ports.clone());
     let pump = tokio::task::spawn_local(async move {
         while let Some(line) = lines.next().await {
             log::forward(part, &line);
+            if let Some(ports) = &ports
+                && let Some(number) = port::refused_in(&line)
+            {
+                // The line does not tell the protocol; nearly always it is this one.
+                ports.note(Port { protocol: Protocol::Tcp, number });
+            }
             filled.borrow_mut().push(line);
         }
     });

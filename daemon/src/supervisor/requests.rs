@@ -1,0 +1,102 @@
+//! What the front ends ask for, and the answers.
+
+use std::time::Duration;
+
+use rootlessd_api::{Error, ErrorKind, Job, JobKind, JobOptions, JobResult, Process, Status};
+use tokio::{sync::oneshot, task::spawn_blocking, time::Instant};
+
+use super::{
+    Supervisor,
+    handle::Command,
+    jobs,
+    machine::{self, Life},
+};
+use crate::engine::processes;
+
+impl Supervisor {
+    /// Do what is asked for, and answer.
+    pub(super) fn obey(&mut self, command: Command) {
+        match command {
+            // Who does not wait for an answer any more needs none: `let _` below.
+            Command::Status(reply) => self.tell_status(reply),
+            Command::Request { kind, options, reply } => {
+                let _ = reply.send(self.begin(kind, &options));
+            }
+            Command::WaitJob { id, reply } => self.jobs.wait(id, reply),
+            Command::CancelJob { id, reply } => {
+                let _ = reply.send(self.cancel(id));
+            }
+            Command::Jobs(reply) => {
+                let _ = reply.send(self.jobs.list());
+            }
+            Command::Reload(reply) => self.reload(reply),
+            Command::ResetFailed(reply) => {
+                self.memory.deaths.clear();
+                self.memory.refusals.clear();
+                self.step(machine::Event::ResetFailed);
+                let _ = reply.send(Ok(()));
+            }
+            Command::ListPorts(reply) => self.list_ports(reply),
+            Command::RequestPorts { ports, interactive, reply } => {
+                self.request_ports(ports, interactive, reply);
+            }
+            Command::RefreshPorts(reply) => self.refresh_ports(reply),
+            Command::Settings(reply) => {
+                let _ = reply.send(self.links.loaded.borrow().settings.clone());
+            }
+        }
+    }
+
+    fn begin(&mut self, kind: JobKind, options: &JobOptions) -> Result<Job, Error> {
+        if self.ending {
+            return Err(Error::new(ErrorKind::Busy, "rootlessd is shutting down"));
+        }
+        let timeout = options.timeout.filter(|&timeout| timeout > 0).map(Duration::from_micros);
+        // A time beyond what the clock can tell is no limit.
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let job = self.jobs.begin(kind, deadline);
+        let life = self.memory.machine.life();
+        let event = match kind {
+            JobKind::Start => machine::Event::Start,
+            JobKind::Stop => machine::Event::Stop,
+            JobKind::Restart => machine::Event::Restart,
+        };
+        match (kind, life) {
+            (JobKind::Start, Life::Running | Life::Degraded) | (JobKind::Stop, Life::Stopped) => {
+                self.jobs.end(JobResult::Skipped, None);
+            }
+            _ => self.step(event),
+        }
+        Ok(self.jobs.get(job.id).unwrap_or(job))
+    }
+
+    fn cancel(&mut self, id: u32) -> Result<(), Error> {
+        let job = self.jobs.current().filter(|job| job.id == id);
+        let kind = job.ok_or_else(|| jobs::no_such_job(id))?.kind;
+        let error = Error::new(ErrorKind::Canceled, "the job was cancelled");
+        self.jobs.end(JobResult::Canceled, Some(error));
+        if kind != JobKind::Stop {
+            self.step(machine::Event::Stop);
+        }
+        Ok(())
+    }
+
+    /// One list of processes serves all who ask while it is made.
+    fn tell_status(&mut self, reply: oneshot::Sender<Status>) {
+        if self.asking.is_empty() {
+            let shim = self.engine.shim;
+            self.listing = Some(spawn_blocking(move || processes::list(shim))).into();
+        }
+        self.asking.push(reply);
+    }
+
+    /// Answer them.
+    pub(super) fn answer_asking(&mut self, processes: Vec<Process>) {
+        self.listing = None.into();
+        let status = Status { processes, ..self.status() };
+        for reply in self.asking.drain(..) {
+            // Whoever stopped waiting needs no answer.
+            let _ = reply.send(status.clone());
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! A machine of its own for a test program: namespaces, and what is throw-away in them.
+
+use std::{
+    fs::{self, OpenOptions, Permissions},
+    io::Write,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::Path,
+    process::{self, Command},
+    sync::{Mutex, OnceLock},
+};
+
+use nix::{
+    mount::{MsFlags, mount},
+    sys::stat::{Mode, SFlag, makedev, mknod, umask},
+};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::{bed::Output, install};
+
+/// Where the users' homes are. Not below `/run`, which RootlessKit copies, nor `/home`, where the
+/// project may lie.
+pub(super) const HOMES: &str = "/srv";
+/// Tells the program that it runs in its own namespaces: the mount namespace that it came from.
+const CAME_FROM: &str = "ROOTLESSD_TEST_CAME_FROM";
+/// What the users may have of our environment.
+const PASSED_ON: [&str; 3] = ["ROOTLESSD_BIN_DIR", "ROOTLESSD_ROUNDS", "RUST_BACKTRACE"];
+
+/// Append to one of our copies of the lists of users.
+pub(super) fn append(path: &str, line: &str) {
+    static LOCK: Mutex<()> = Mutex::new(());
+    let _lock = LOCK.lock().expect("nobody panics here");
+    let mut file = OpenOptions::new().append(true).open(path).expect(path);
+    file.write_all(line.as_bytes()).expect(path);
+}
+
+/// Be root in namespaces of our own, from the first call on. In the program that was started it
+/// does not return: it runs itself again, with the same arguments, and ends as that one ends.
+pub fn enter() {
+    static ENTERED: OnceLock<()> = OnceLock::new();
+    ENTERED.get_or_init(|| match std::env::var(CAME_FROM) {
+        Ok(outside) => {
+            assert_ne!(outside, mount_namespace(), "{CAME_FROM} is not for people to set");
+            furnish();
+        }
+        Err(_) => process::exit(run_inside()),
+    });
+}
+
+fn mount_namespace() -> String {
+    fs::read_link("/proc/self/ns/mnt").expect("namespaces").display().to_string()
+}
+
+pub(super) fn outer_pid() -> u32 {
+    std::env::var("ROOTLESSD_TEST_PID").ok().and_then(|pid| pid.parse().ok()).expect("set by us")
+}
+
+fn run_inside() -> i32 {
+    let root = fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
+    let mut command = Command::new(if root { "env" } else { "sudo" });
+    if !root {
+        command.arg("env");
+    }
+    for name in PASSED_ON {
+        if let Ok(value) = std::env::var(name) {
+            command.arg(format!("{name}={value}"));
+        }
+    }
+    command
+        .arg(format!("{CAME_FROM}={}", mount_namespace()))
+        .arg(format!("ROOTLESSD_TEST_PID={}", process::id()))
+        .args(["setpriv", "--pdeathsig", "KILL", "--"])
+        .args(["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"])
+        // The first process of a pid namespace has to reap orphans, which a waiting shell does.
+        .args(["sh", "-c", "\"$@\"; exit $?", "sh"])
+        .arg(std::env::current_exe().expect("our own program"))
+        .args(std::env::args_os().skip(1));
+    let ended = command.status();
+    let ended = ended.unwrap_or_else(|error| {
+        panic!("these tests start engines as other users, so they need root, or sudo: {error}")
+    });
+    if !root && ended.code() == Some(1) {
+        eprintln!("these tests start engines as other users, so they need root, or sudo");
+    }
+    ended.code().unwrap_or(1)
+}
+
+/// Make our namespaces a place for users to be made in.
+fn furnish() {
+    umask(Mode::from_bits_truncate(0o022));
+    // A test may be a thousand clients; a login has as many files as it asks for.
+    let files = getrlimit(Resource::Nofile);
+    let most = Rlimit { current: files.maximum, ..files };
+    setrlimit(Resource::Nofile, most).expect("a limit below the hard one");
+    // Among ourselves as the machine has it, since RootlessKit asks for it; to the outside private.
+    let shared = MsFlags::MS_REC | MsFlags::MS_SHARED;
+    mount(None::<&str>, "/", None::<&str>, shared, None::<&str>).expect("shared mounts");
+    Output::of(Command::new("ip").args(["link", "set", "lo", "up"])).ok();
+    let programs = install::programs();
+    for directory in ["/run", HOMES] {
+        mount_tmpfs(Path::new(directory), "mode=755");
+    }
+    for name in ["passwd", "group", "subuid", "subgid"] {
+        let (file, copy) = (Path::new("/etc").join(name), Path::new("/run").join(name));
+        fs::copy(&file, &copy).expect("a copy");
+        bind(&copy, &file);
+    }
+    let own = Path::new("/run/programs");
+    fs::create_dir(own).expect("a directory");
+    for program in ["rootlessd", "rootlessctl"] {
+        fs::copy(programs.join(program), own.join(program)).expect("a copy");
+    }
+    bind(own, Path::new("/usr/local/bin"));
+    let tun = Path::new("/dev/net/tun");
+    if fs::metadata(tun).is_ok_and(|found| found.mode() & 0o006 == 0o006) {
+        return;
+    }
+    fs::create_dir_all("/dev/net").expect("/dev/net");
+    mount_tmpfs(Path::new("/dev/net"), "mode=755");
+    let all = Mode::from_bits_truncate(0o666);
+    mknod(tun, SFlag::S_IFCHR, all, makedev(10, 200)).expect("/dev/net/tun");
+    fs::set_permissions(tun, Permissions::from_mode(0o666)).expect("chmod");
+}
+
+/// Mount an empty file system.
+pub fn mount_tmpfs(at: &Path, options: &str) {
+    mount(Some("tmpfs"), at, Some("tmpfs"), MsFlags::empty(), Some(options)).expect("mount");
+}
+
+/// Show something at another place, too.
+pub fn bind(from: &Path, at: &Path) {
+    mount(Some(from), at, None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("bind mount");
+}
