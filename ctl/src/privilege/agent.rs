@@ -30,6 +30,15 @@ const ENDED: Duration = Duration::from_secs(2);
 /// The descriptor that it closes when polkit knows it.
 const NOTIFY_FD: i32 = 3;
 
+/// Which of several agents polkit asks by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rank {
+    /// That of the session, a desktop's own; ours if there is none.
+    Fallback,
+    /// Ours.
+    First,
+}
+
 /// An agent that is at work.
 #[derive(Debug)]
 pub struct Agent {
@@ -41,13 +50,13 @@ pub struct Agent {
 impl Agent {
     /// Starts one for this process and waits until polkit knows it; if there is a terminal. That
     /// there is none is no failure: another agent may be there, or nobody may have to be asked.
-    pub async fn start() -> Option<Self> {
+    pub async fn start(rank: Rank) -> Option<Self> {
         let stdin = io::stdin();
         if !stdin.is_terminal() || !io::stderr().is_terminal() {
             return None;
         }
         let terminal = tcgetattr(&stdin).ok();
-        let (mut registered, process) = spawn().ok()?;
+        let (mut registered, process) = spawn(rank).ok()?;
         let agent = Self { process, terminal };
         // It says nothing but that it is over: registered, or ended itself.
         let _ = timeout(REGISTERED, registered.read(&mut [0])).await;
@@ -68,7 +77,7 @@ impl Agent {
     }
 }
 
-fn spawn() -> io::Result<(pipe::Receiver, Child)> {
+fn spawn(rank: Rank) -> io::Result<(pipe::Receiver, Child)> {
     let (sender, receiver) = pipe::pipe()?;
     let mut command = Command::new(PROGRAM);
     command
@@ -76,8 +85,7 @@ fn spawn() -> io::Result<(pipe::Receiver, Child)> {
         .arg(own_process()?)
         .arg("--notify-fd")
         .arg(NOTIFY_FD.to_string())
-        // A desktop's own agent goes first.
-        .arg("--fallback")
+        .args((rank == Rank::Fallback).then_some("--fallback"))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use tokio::sync::oneshot;
 
-use crate::failure::Failure;
+use crate::{failure::Failure, output};
 
 /// Whether anybody is there to answer.
 pub fn is_possible() -> bool {
@@ -25,7 +25,7 @@ pub async fn yes(question: &str) -> Result<bool, Failure> {
     tokio::select! {
         biased;
         Ok(()) = tokio::signal::ctrl_c() => {
-            let _ = writeln!(io::stderr());
+            output::end_line();
             Err(Failure::Interrupted("interrupted"))
         }
         // A thread that is lost has read nothing.

@@ -13,8 +13,11 @@ use tokio::{
 };
 use zbus::{Connection, proxy::CacheProperties};
 
-use super::{agent::Agent, apply};
-use crate::failure::Failure;
+use super::{
+    agent::{Agent, Rank},
+    apply,
+};
+use crate::{failure::Failure, output};
 
 /// How long the bus and the helper may take where nobody is asked. The bus gives a service 25 s to
 /// start.
@@ -62,30 +65,54 @@ impl Helper {
     /// other one does. Ctrl-C ends it, and the helper then does nothing.
     pub async fn asking<T>(
         &self,
-        call: impl AsyncFnOnce(&HelperProxy<'static>) -> zbus::Result<T>,
+        call: impl AsyncFn(&HelperProxy<'static>) -> zbus::Result<T>,
     ) -> Result<T, Asked> {
         let mut agent = None;
         let answer = tokio::select! {
             // In this order, so that Ctrl-C is listened for before anybody is asked.
             biased;
-            () = interrupted() => Err(Asked::Interrupted),
-            answer = timeout(PERSON, async {
-                agent = Agent::start().await;
-                call(&self.0).await
-            }) => match answer {
-                Ok(answer) => answer.map_err(|error| Asked::Refused(missing_named(error))),
-                Err(_) => Err(Asked::Refused(late(()))),
-            },
+            () = interrupted() => {
+                if agent.is_some() {
+                    // Behind the agent's question, in the middle of a line.
+                    output::end_line();
+                }
+                Err(Asked::Interrupted)
+            }
+            answer = self.with_agent(&mut agent, &call) => answer.map_err(Asked::Refused),
         };
-        if let Some(agent) = agent {
-            agent.stop().await;
-        }
+        stop(&mut agent).await;
         answer
+    }
+
+    async fn with_agent<T>(
+        &self,
+        agent: &mut Option<Agent>,
+        call: &impl AsyncFn(&HelperProxy<'static>) -> zbus::Result<T>,
+    ) -> Result<T, Error> {
+        let call =
+            async || timeout(PERSON, call(&self.0)).await.map_err(late)?.map_err(missing_named);
+        *agent = Agent::start(Rank::Fallback).await;
+        match call().await {
+            // polkit does not ask by one that others go before if the caller is in no session, where
+            // there cannot be others: then it has to be the only one.
+            Err(error) if error.kind == ErrorKind::InteractionRequired && agent.is_some() => {
+                stop(agent).await;
+                *agent = Agent::start(Rank::First).await;
+                call().await
+            }
+            answer => answer,
+        }
     }
 
     /// The proxy itself.
     pub const fn proxy(&self) -> &HelperProxy<'static> {
         &self.0
+    }
+}
+
+async fn stop(agent: &mut Option<Agent>) {
+    if let Some(agent) = agent.take() {
+        agent.stop().await;
     }
 }
 
