@@ -45,6 +45,11 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Whether it is a user's. A uid that was given to somebody else since does not inherit it.
+    pub fn is_of(&self, uid: u32, name: &str) -> bool {
+        self.uid == uid && self.user == name
+    }
+
     /// What callers see of it.
     pub fn to_grant(&self, drift: Vec<String>) -> Grant {
         Grant {
@@ -104,7 +109,7 @@ impl<'a> Ledger<'a> {
 
     /// Adds what is about to be changed; the ids, in order.
     pub fn begin(&mut self, user: &User, changes: Vec<Change>) -> Result<Vec<String>, Error> {
-        let own = self.entries.iter().filter(|entry| entry.uid == user.uid).count();
+        let own = self.entries.iter().filter(|entry| entry.is_of(user.uid, &user.name)).count();
         if own + changes.len() > MOST_ENTRIES {
             return Err(Error::new(
                 ErrorKind::LimitsExceeded,
