@@ -272,6 +272,14 @@ impl Client {
         Ok(reply.ports)
     }
 
+    /// Have it look again which ports are granted.
+    pub async fn refresh_ports(&mut self) -> Result<(), ClientError> {
+        #[derive(Deserialize)]
+        struct Reply {}
+        let Reply {} = self.0.call("RefreshPorts", json!({})).await?;
+        Ok(())
+    }
+
     /// Where the logs are.
     pub async fn log_location(&mut self) -> Result<LogLocation, ClientError> {
         self.0.call("GetLogLocation", json!({})).await

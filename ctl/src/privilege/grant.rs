@@ -12,6 +12,7 @@ use super::{
     cli::How,
     helper::{self, Helper},
     request::Request,
+    tell_supervisor,
 };
 use crate::{
     cli, exit::Exit, failure::Failure, human::printable, job, output, supervisor::Supervisor,
@@ -30,6 +31,9 @@ pub async fn run(request: &Request, how: How, json: bool) -> Result<Exit, Failur
     let answer = helper.asking(async |helper| request.send(helper).await).await;
     let outcome = answer.map_err(|asked| asked.failure(&words))?;
     let outcome = to_outcome(outcome).map_err(Failure::Api)?;
+    if matches!(request, Request::Ports(_)) {
+        tell_supervisor().await;
+    }
     if json {
         output::json(&outcome)?;
         return Ok(Exit::Ok);

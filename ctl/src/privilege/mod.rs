@@ -23,7 +23,7 @@ use self::{
     cli::{By, Cgroup, Ping, Ports, PortsAction, Privileges, PrivilegesAction, Subids, Userns},
     request::Request,
 };
-use crate::{exit::Exit, failure::Failure};
+use crate::{exit::Exit, failure::Failure, supervisor::Supervisor};
 
 /// `ports`.
 pub async fn ports(ports: Ports, json: bool) -> Result<Exit, Failure> {
@@ -83,6 +83,16 @@ pub async fn subids(subids: Subids, json: bool) -> Result<Exit, Failure> {
 pub async fn userns(userns: Userns, json: bool) -> Result<Exit, Failure> {
     let Userns::Allow { how } = userns;
     grant::run(&Request::UserNamespaces, how, json).await
+}
+
+/// Tells the supervisor that other ports are granted now. One that is not there has nothing to show.
+async fn tell_supervisor() {
+    let told = async {
+        let supervisor = Supervisor::find(None)?;
+        let mut client = supervisor.connect().await?;
+        supervisor.answer(client.refresh_ports()).await
+    };
+    let _: Result<(), Failure> = told.await;
 }
 
 /// Those that containers use, of those that the machine has. Where it has none of them, all: the

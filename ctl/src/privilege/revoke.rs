@@ -11,6 +11,7 @@ use super::{
     grant::{offer_restart, short, show_changes, told},
     helper::{Helper, failure},
     request::list,
+    tell_supervisor,
 };
 use crate::{exit::Exit, failure::Failure, human::printable, output};
 
@@ -51,6 +52,7 @@ pub async fn run(which: &Which, dry: DryRun, json: bool) -> Result<Exit, Failure
         }
         outcome.notes.extend(one.notes);
     }
+    tell_supervisor().await;
     if json {
         output::json(&outcome)?;
         return Ok(Exit::Ok);
