@@ -15,7 +15,7 @@ use rootlessd_api::{Error, ErrorKind, helper::Grant};
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
-use crate::{change::Change, root::Root, user::User};
+use crate::{change::Change, error::cannot, root::Root, user::User};
 
 /// Where it is, in a directory that is root's alone.
 const DIRECTORY: &str = "/var/lib/rootlessd";
@@ -163,10 +163,6 @@ fn unreadable(why: &str) -> Error {
     .with_remedy(format!(
         "put {PATH} back from a backup, or move it away, and its grants stay as they are"
     ))
-}
-
-fn cannot(action: &str, what: &str, error: &io::Error) -> Error {
-    Error::new(ErrorKind::System, format!("cannot {action} {what}: {error}"))
 }
 
 fn random_id() -> io::Result<String> {

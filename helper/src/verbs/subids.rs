@@ -1,12 +1,12 @@
 //! Subordinate ids: subuid(5), subgid(5). usermod(8) writes them, under shadow's own locks.
 
-use std::{fmt, io};
+use std::fmt;
 
 use rootlessd_api::{Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
-use crate::{change::Change, root::Root, user::User};
+use crate::{change::Change, error::cannot, root::Root, user::User};
 
 /// What images count on: nobody is 65534.
 const COUNT: u32 = 65536;
@@ -280,10 +280,6 @@ async fn usermod(ids: &SubIds, action: &str) -> Result<(), Error> {
 fn read(root: &Root, path: &str) -> Result<String, Error> {
     let text = root.read(path).map_err(|error| cannot("read", path, &error))?;
     Ok(text.unwrap_or_default())
-}
-
-fn cannot(action: &str, what: &str, error: &io::Error) -> Error {
-    Error::new(ErrorKind::System, format!("cannot {action} {what}: {error}"))
 }
 
 #[cfg(test)]
