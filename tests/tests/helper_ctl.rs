@@ -102,8 +102,10 @@ impl Installed {
 
     /// A user whom somebody granted TCP port 80.
     fn grant_port_80(&self) {
+        let user = nix::unistd::User::from_uid(caller().into()).expect("the user database");
+        let name = user.expect("a user").name;
         let ledger = json!({ "version": 1, "entries": [{
-            "id": ID, "uid": caller(), "user": "u", "since": 1_764_025_545_000_000_u64,
+            "id": ID, "uid": caller(), "user": name, "since": 1_764_025_545_000_000_u64,
             "verb": "grant-ports", "protocol": "tcp", "port": 80,
         }]});
         let directory = self.path("var/lib/rootlessd");
