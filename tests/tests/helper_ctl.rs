@@ -114,8 +114,8 @@ impl Installed {
         fs::write(directory.join("ledger.json"), ledger.to_string()).expect("the tree");
     }
 
-    /// A supervisor that answers every call with this.
-    fn supervise(&self, answer: Value) {
+    /// A supervisor with these ports.
+    fn supervise(&self, ports: Value) {
         let directory = self.path("run");
         fs::create_dir(&directory).expect("the tree");
         fs::create_dir(directory.join("rootlessd")).expect("the tree");
@@ -124,6 +124,7 @@ impl Installed {
         for path in [&directory, &socket] {
             std::os::unix::fs::chown(path, Some(caller()), None).expect("the tree");
         }
+        let nothing = json!({});
         std::thread::spawn(move || {
             while let Ok((mut client, _)) = listener.accept() {
                 let mut byte = [0];
@@ -132,7 +133,11 @@ impl Installed {
                     call.push(byte[0]);
                     if byte == [0] {
                         let call = String::from_utf8(std::mem::take(&mut call)).expect("JSON");
-                        assert!(call.contains("org.rootlessd.Supervisor.ListPorts"), "{call}");
+                        let answer = match call {
+                            call if call.contains(".ListPorts") => &ports,
+                            call if call.contains(".RefreshPorts") => &nothing,
+                            call => panic!("{call}"),
+                        };
                         let reply = format!("{}\0", json!({ "parameters": answer }));
                         client.write_all(reply.as_bytes()).expect("the client waits");
                     }
