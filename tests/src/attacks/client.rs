@@ -156,6 +156,28 @@ pub fn repeat(client: &mut Client, many: usize, member: &str, body: &Body) -> io
     Ok(())
 }
 
+/// Asks for one port start and then for another, when it reads a line; somebody may be asked.
+pub fn ask_twice(starts: &[&str]) -> io::Result<()> {
+    let mut client = Client::new()?;
+    client.flags = INTERACTIVE;
+    io::stdin().read_line(&mut String::new())?;
+    for start in starts {
+        let body = arguments("q", &usual(&[start]))?;
+        // Until the agent is there, there is nobody to ask.
+        let reply = loop {
+            let reply = client.call("SetUnprivilegedPortStart", &body)?;
+            let nobody = reply.error.as_deref()
+                == Some("org.freedesktop.DBus.Error.InteractiveAuthorizationRequired");
+            if !nobody {
+                break reply;
+            }
+            thread::sleep(Duration::from_millis(50));
+        };
+        println!("{start}: {}", reply.line());
+    }
+    Ok(())
+}
+
 /// Asks for a low port start, and is gone a random time afterwards.
 pub fn vanish(many: usize, most: u64) -> io::Result<()> {
     let seed = Random::seed();

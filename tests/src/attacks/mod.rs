@@ -4,5 +4,6 @@ pub mod client;
 pub mod fuzz;
 pub mod random;
 pub mod sockets;
+pub mod target;
 pub mod values;
 pub mod wire;

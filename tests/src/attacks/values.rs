@@ -127,7 +127,10 @@ pub fn value(
         b'o' => {
             writer.string((*random.pick(&["/", "/org/rootlessd/Helper1", "/a/b_c"])).as_bytes())
         }
-        b'g' => writer.signature(*random.pick(&["", "s", "a(sq)", "a{sv}", "(((u)))"])),
+        b'g' => {
+            let inner = *random.pick::<&str>(&["", "s", "a(sq)", "a{sv}", "(((u)))"]);
+            writer.signature(inner);
+        }
         b'v' => {
             let inner = *random.pick(&["s", "u", "as", "(qs)"]);
             writer.signature(inner);

@@ -37,6 +37,7 @@ fn run(words: &[OsString]) -> io::Result<()> {
             let body = body(signature, &words[4..])?;
             client::repeat(&mut Client::new()?, number(many)?, member, &body)
         }
+        ["ask-twice", first, second] => client::ask_twice(&[first, second]),
         ["vanish", many, most] => client::vanish(number(many)?, number(most)?),
         ["become", ..] => client::become_another(&words[1..]),
         ["files", many] => client::files(number(many)?),
