@@ -15,7 +15,7 @@ use rootlessd_api::{Error, ErrorKind, helper::Grant};
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
-use crate::{change::Change, root::Root, user::User};
+use crate::{change::Change, error::cannot, root::Root, user::User};
 
 /// Where it is, in a directory that is root's alone.
 const DIRECTORY: &str = "/var/lib/rootlessd";
@@ -45,6 +45,11 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Whether it is a user's. A uid that was given to somebody else since does not inherit it.
+    pub fn is_of(&self, uid: u32, name: &str) -> bool {
+        self.uid == uid && self.user == name
+    }
+
     /// What callers see of it.
     pub fn to_grant(&self, drift: Vec<String>) -> Grant {
         Grant {
@@ -84,9 +89,13 @@ impl<'a> Ledger<'a> {
         Ok(Self { entries: read(root)?, root, _lock: lock })
     }
 
-    /// Only reads, as anybody may who can: for a dry run, which changes nothing.
+    /// Only reads, for a dry run, which changes nothing. To all but root it looks empty: what is in it
+    /// is not theirs to see.
     pub fn look(root: &Root) -> Result<Vec<Entry>, Error> {
-        read(root)
+        match root.read(PATH) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(Vec::new()),
+            _ => read(root),
+        }
     }
 
     /// Writes it.
@@ -100,7 +109,7 @@ impl<'a> Ledger<'a> {
 
     /// Adds what is about to be changed; the ids, in order.
     pub fn begin(&mut self, user: &User, changes: Vec<Change>) -> Result<Vec<String>, Error> {
-        let own = self.entries.iter().filter(|entry| entry.uid == user.uid).count();
+        let own = self.entries.iter().filter(|entry| entry.is_of(user.uid, &user.name)).count();
         if own + changes.len() > MOST_ENTRIES {
             return Err(Error::new(
                 ErrorKind::LimitsExceeded,
@@ -156,10 +165,6 @@ fn unreadable(why: &str) -> Error {
     ))
 }
 
-fn cannot(action: &str, what: &str, error: &io::Error) -> Error {
-    Error::new(ErrorKind::System, format!("cannot {action} {what}: {error}"))
-}
-
 fn random_id() -> io::Result<String> {
     let mut bits = [0; 16];
     let mut filled = 0;
@@ -168,4 +173,47 @@ fn random_id() -> io::Result<String> {
             rustix::rand::getrandom(&mut bits[filled..], rustix::rand::GetRandomFlags::empty())?;
     }
     Ok(bits.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use rootlessd_api::{Port, helper::Controller};
+
+    use super::*;
+    use crate::verbs::{
+        capability::FileCapability,
+        subids::SubIds,
+        sysctl::{Key, Setting},
+    };
+
+    #[test]
+    fn what_is_written_is_read() {
+        let setting =
+            |key, value: &str| vec![Setting { key, value: value.into(), before: "1024".into() }];
+        let changes = vec![
+            Change::GrantPorts { port: Port::new("udp", 443).unwrap() },
+            Change::GrantBindCapability { files: vec![FileCapability { path: "/a".into() }] },
+            Change::SetUnprivilegedPortStart { settings: setting(Key::PortStart, "80") },
+            Change::SetPingRange { settings: setting(Key::PingRange, "0 1") },
+            Change::DelegateControllers { controllers: BTreeSet::from([Controller::Cpu]) },
+            Change::AllocateSubIds(SubIds {
+                user: "alice".into(),
+                start: 524_288,
+                count: 65536,
+                uids: true,
+                gids: false,
+            }),
+            Change::AllowUserNamespaces { settings: setting(Key::UsernsClone, "1") },
+        ];
+        let tree = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(tree.path().join("var/lib")).unwrap();
+        let root = Root::tree(tree.path()).unwrap();
+        let alice = User { uid: 1000, gid: 1000, name: "alice".into() };
+        let mut ledger = Ledger::open(&root).unwrap();
+        ledger.begin(&alice, changes.clone()).unwrap();
+        assert_eq!(ledger.entries.len(), changes.len());
+        assert_eq!(Ledger::look(&root).unwrap(), ledger.entries);
+    }
 }

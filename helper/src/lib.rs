@@ -10,6 +10,7 @@
 pub mod bpf;
 pub mod change;
 pub mod cli;
+pub mod error;
 pub mod gate;
 pub mod helper;
 #[cfg(test)]

@@ -9,7 +9,7 @@ use rootlessd_api::{Error, ErrorKind};
 use rustix::fs::{self, OFlags, XattrFlags};
 use serde::{Deserialize, Serialize};
 
-use crate::{change::Change, root::Root, systemd::Systemd};
+use crate::{change::Change, error::cannot, root::Root, systemd::Systemd};
 
 /// Where distributions have RootlessKit; Debian and Fedora the first, Docker's own packages both.
 const PATHS: [&str; 2] = ["/usr/bin/rootlesskit", "/usr/bin/docker-rootlesskit"];
@@ -207,18 +207,6 @@ fn get(file: &File) -> io::Result<Option<Vec<u8>>> {
         Ok(length) => Ok(Some(value[..length].to_vec())),
         Err(rustix::io::Errno::NODATA) => Ok(None),
         Err(error) => Err(error.into()),
-    }
-}
-
-fn cannot(action: &str, path: &str, error: &io::Error) -> Error {
-    let text = format!("cannot {action} {path}: {error}");
-    match error.kind() {
-        io::ErrorKind::Unsupported => Error::new(ErrorKind::Unsupported, text),
-        // Of the helper's view alone, if the file was replaced since the helper started.
-        io::ErrorKind::ReadOnlyFilesystem => {
-            Error::new(ErrorKind::System, text).with_remedy("try again in a minute")
-        }
-        _ => Error::new(ErrorKind::System, text),
     }
 }
 

@@ -3,7 +3,7 @@
 //! What counts is the user's own `cgroup.controllers`: after a reload systemd's property has the new
 //! controllers already, while the cgroup gets them when the user's systemd is started anew.
 
-use std::{collections::BTreeSet, io};
+use std::collections::BTreeSet;
 
 use rootlessd_api::{
     Error, ErrorKind,
@@ -11,7 +11,13 @@ use rootlessd_api::{
 };
 
 use crate::{
-    change::Change, ledger::Entry, root::Root, systemd::Systemd, user::User, verbs::ports,
+    change::Change,
+    error::{cannot, not_ours},
+    ledger::Entry,
+    root::Root,
+    systemd::Systemd,
+    user::User,
+    verbs::ports,
 };
 
 /// The drop-in for every `user@UID.service`.
@@ -65,16 +71,10 @@ pub async fn apply(
 ) -> Result<(), Error> {
     root.make_directory(DIRECTORY, 0o755).map_err(|error| cannot("make", DIRECTORY, &error))?;
     if !put(root, &[render(before), render(after)], render(after))? {
-        return Err(Error::new(
-            ErrorKind::Conflict,
-            format!(
-                "{FILE} is not as rootlessd-helper left it, and is left alone; nothing was changed"
-            ),
-        )
-        .with_remedy(format!("sudo mv {FILE} {FILE}.orig")));
+        return Err(not_ours(FILE));
     }
     if let Err(error) = systemd.reload().await {
-        put(root, &[render(after)], render(before))?;
+        take_back(root, &[render(after)], before)?;
         return Err(error);
     }
     Ok(())
@@ -87,16 +87,22 @@ pub async fn undo(
     with: &[Entry],
     without: &[Entry],
 ) -> Result<Vec<String>, Error> {
-    if !put(root, &[render(with), render(without)], render(without))? {
+    if !take_back(root, &[render(with), render(without)], without)? {
         return Ok(vec![format!("{FILE} was edited by somebody else, and is left alone")]);
     }
-    if render(without).is_none() {
+    systemd.reload().await?;
+    Ok(vec!["the controllers go with the next start of the user's systemd".into()])
+}
+
+/// Makes the drop-in as it is without something, if it is one of those `known`; whether it was.
+fn take_back(root: &Root, known: &[Option<String>], without: &[Entry]) -> Result<bool, Error> {
+    let is_ours = put(root, known, render(without))?;
+    if is_ours && render(without).is_none() {
         // A directory that others use as well stays.
         root.remove_empty_directory(DIRECTORY)
             .map_err(|error| cannot("remove", DIRECTORY, &error))?;
     }
-    systemd.reload().await?;
-    Ok(vec!["the controllers go with the next start of the user's systemd".into()])
+    Ok(is_ours)
 }
 
 /// What is needed before the user has the controllers.
@@ -169,8 +175,4 @@ fn read(root: &Root, path: &str) -> Result<Option<BTreeSet<Controller>>, Error> 
 
 fn put(root: &Root, known: &[Option<String>], wanted: Option<String>) -> Result<bool, Error> {
     root.put(FILE, known, wanted).map_err(|error| cannot("write", FILE, &error))
-}
-
-fn cannot(action: &str, what: &str, error: &io::Error) -> Error {
-    Error::new(ErrorKind::System, format!("cannot {action} {what}: {error}"))
 }

@@ -1,12 +1,12 @@
 //! Subordinate ids: subuid(5), subgid(5). usermod(8) writes them, under shadow's own locks.
 
-use std::{fmt, io};
+use std::fmt;
 
 use rootlessd_api::{Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
-use crate::{change::Change, root::Root, user::User};
+use crate::{change::Change, error::cannot, root::Root, user::User};
 
 /// What images count on: nobody is 65534.
 const COUNT: u32 = 65536;
@@ -16,6 +16,9 @@ const USERMOD: &str = "/usr/sbin/usermod";
 const GETSUBIDS: &str = "/usr/bin/getsubids";
 /// What login.defs(5) has where it says nothing.
 const DEFAULT_LIMITS: (u32, u32) = (100_000, 600_100_000);
+/// Below are people and what useradd(8) gives out, and a home of systemd-homed has no place for more; what
+/// follows systemd leaves to containers (its `docs/UIDS-GIDS.md`).
+const FIRST: u32 = 524_288;
 /// Of nobody's: systemd-homed's users and its dynamic ones (systemd: `docs/UIDS-GIDS.md`).
 const RESERVED: [Range; 2] =
     [Range { start: 60_001, count: 513 }, Range { start: 61_184, count: 4336 }];
@@ -23,7 +26,8 @@ const RESERVED: [Range; 2] =
 /// A range that was given to a user.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SubIds {
-    /// Whose.
+    /// Whose. An entry of the ledger, which this is a part of, has a `user` of its own.
+    #[serde(rename = "owner")]
     pub user: String,
     /// The first id.
     pub start: u32,
@@ -92,7 +96,9 @@ pub async fn plan(root: &Root, user: &User) -> Result<Option<Change>, Error> {
     refuse_other_sources(root)?;
     let definitions = read(root, "/etc/login.defs")?;
     let taken: Vec<_> = ranges(&subuid).chain(ranges(&subgid)).map(|(_, range)| range).collect();
-    let start = free_range(&taken, limits(&definitions)).ok_or_else(|| {
+    let (min, max) = limits(&definitions);
+    let high = free_range(&taken, (min.max(FIRST), max));
+    let start = high.or_else(|| free_range(&taken, (min, max))).ok_or_else(|| {
         Error::new(
             ErrorKind::Conflict,
             format!("no {COUNT} ids in a row are free between SUB_UID_MIN and SUB_UID_MAX"),
@@ -275,10 +281,6 @@ async fn usermod(ids: &SubIds, action: &str) -> Result<(), Error> {
 fn read(root: &Root, path: &str) -> Result<String, Error> {
     let text = root.read(path).map_err(|error| cannot("read", path, &error))?;
     Ok(text.unwrap_or_default())
-}
-
-fn cannot(action: &str, what: &str, error: &io::Error) -> Error {
-    Error::new(ErrorKind::System, format!("cannot {action} {what}: {error}"))
 }
 
 #[cfg(test)]

@@ -3,12 +3,18 @@
 //! The file is made whole from the ledger's entries. Of several entries about one setting the last
 //! one holds; what the setting was before the first of them is kept, whichever is undone first.
 
-use std::{fmt, io};
+use std::fmt;
 
 use rootlessd_api::{Error, ErrorKind, helper::PingRange};
 use serde::{Deserialize, Serialize};
 
-use crate::{change::Change, ledger::Entry, root::Root, user::User};
+use crate::{
+    change::Change,
+    error::{cannot, not_ours},
+    ledger::Entry,
+    root::Root,
+    user::User,
+};
 
 /// The file that sets them at every boot.
 pub const FILE: &str = "/etc/sysctl.d/60-rootlessd.conf";
@@ -151,13 +157,7 @@ pub fn apply(
     after: &[Entry],
 ) -> Result<(), Error> {
     if !put(root, &[render(before), render(after)], render(after))? {
-        return Err(Error::new(
-            ErrorKind::Conflict,
-            format!(
-                "{FILE} is not as rootlessd-helper left it, and is left alone; nothing was changed"
-            ),
-        )
-        .with_remedy(format!("sudo mv {FILE} {FILE}.orig")));
+        return Err(not_ours(FILE));
     }
     for (done, setting) in settings.iter().enumerate() {
         if let Err(error) = setting.key.write(root, &setting.value) {
@@ -248,8 +248,4 @@ fn strange(value: &str) -> Error {
 
 fn missing(key: Key) -> Error {
     Error::new(ErrorKind::Unsupported, format!("this kernel has no setting {key}"))
-}
-
-fn cannot(action: &str, what: &str, error: &io::Error) -> Error {
-    Error::new(ErrorKind::System, format!("cannot {action} {what}: {error}"))
 }
