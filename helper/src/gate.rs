@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::StreamExt;
@@ -21,6 +21,9 @@ use zbus_polkit::policykit1::{AuthorityProxy, CheckAuthorizationFlags, Subject};
 
 /// How many requests of one user may be under way at a time.
 const MOST_REQUESTS: u32 = 4;
+/// How many of its calls are heard in a second: more than anybody has use for, and so few that the helper
+/// has time for others.
+const MOST_A_SECOND: u32 = 200;
 /// How many callers' uids are remembered. A connection's uid never changes, and its name is never
 /// given to another.
 const MOST_CALLERS: usize = 1024;
@@ -40,6 +43,9 @@ pub struct Gate {
 struct Shared {
     uids: HashMap<String, u32>,
     under_way: HashMap<u32, u32>,
+    /// How many calls of each user there were since then.
+    calls: HashMap<u32, u32>,
+    since: Option<Instant>,
     checks: u64,
 }
 
@@ -79,6 +85,7 @@ impl Gate {
         };
         {
             let mut shared = self.shared();
+            shared.count(uid)?;
             let count = shared.under_way.entry(uid).or_default();
             if *count >= MOST_REQUESTS {
                 return Err(Error::new(
@@ -123,6 +130,24 @@ impl Gate {
 
     fn shared(&self) -> std::sync::MutexGuard<'_, Shared> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    fn count(&mut self, uid: u32) -> Result<(), Error> {
+        if self.since.is_none_or(|since| since.elapsed() >= Duration::from_secs(1)) {
+            self.since = Some(Instant::now());
+            self.calls.clear();
+        }
+        let calls = self.calls.entry(uid).or_default();
+        if *calls >= MOST_A_SECOND {
+            return Err(Error::new(
+                ErrorKind::LimitsExceeded,
+                format!("{MOST_A_SECOND} calls of user {uid} in a second are the most"),
+            ));
+        }
+        *calls += 1;
+        Ok(())
     }
 }
 

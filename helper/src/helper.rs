@@ -86,6 +86,7 @@ impl Helper {
             )
             .with_remedy("try again"));
         }
+        self.spare_systemd(&change)?;
         let before = ledger.entries.clone();
         let grants = ledger.begin(user, changes)?;
         match self.apply(user, &change, &before, &ledger.entries).await {
@@ -115,6 +116,7 @@ impl Helper {
         let ledger = &mut turn.ledger;
         let entry = ledger.entries.iter_mut().find(|entry| entry.id == id);
         let Some(entry) = entry else { return Err(unknown(id)) };
+        self.spare_systemd(&entry.change)?;
         // If this is cut short, the next operation goes on with it.
         entry.pending = true;
         let entry = entry.clone();
@@ -268,6 +270,16 @@ impl Helper {
         ledger.entries = without;
         ledger.save()?;
         Ok(notes)
+    }
+
+    /// Whoever may have this done and undone again and again keeps systemd from its work.
+    fn spare_systemd(&self, change: &Change) -> Result<(), Error> {
+        match change {
+            Change::GrantBindCapability { .. } | Change::DelegateControllers { .. } => {
+                self.systemd.spare()
+            }
+            _ => Ok(()),
+        }
     }
 
     fn drift(&self, entry: &Entry, entries: &[Entry]) -> Result<Vec<String>, Error> {

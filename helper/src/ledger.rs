@@ -174,3 +174,46 @@ fn random_id() -> io::Result<String> {
     }
     Ok(bits.iter().map(|byte| format!("{byte:02x}")).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use rootlessd_api::{Port, helper::Controller};
+
+    use super::*;
+    use crate::verbs::{
+        capability::FileCapability,
+        subids::SubIds,
+        sysctl::{Key, Setting},
+    };
+
+    #[test]
+    fn what_is_written_is_read() {
+        let setting =
+            |key, value: &str| vec![Setting { key, value: value.into(), before: "1024".into() }];
+        let changes = vec![
+            Change::GrantPorts { port: Port::new("udp", 443).unwrap() },
+            Change::GrantBindCapability { files: vec![FileCapability { path: "/a".into() }] },
+            Change::SetUnprivilegedPortStart { settings: setting(Key::PortStart, "80") },
+            Change::SetPingRange { settings: setting(Key::PingRange, "0 1") },
+            Change::DelegateControllers { controllers: BTreeSet::from([Controller::Cpu]) },
+            Change::AllocateSubIds(SubIds {
+                user: "alice".into(),
+                start: 524_288,
+                count: 65536,
+                uids: true,
+                gids: false,
+            }),
+            Change::AllowUserNamespaces { settings: setting(Key::UsernsClone, "1") },
+        ];
+        let tree = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(tree.path().join("var/lib")).unwrap();
+        let root = Root::tree(tree.path()).unwrap();
+        let alice = User { uid: 1000, gid: 1000, name: "alice".into() };
+        let mut ledger = Ledger::open(&root).unwrap();
+        ledger.begin(&alice, changes.clone()).unwrap();
+        assert_eq!(ledger.entries.len(), changes.len());
+        assert_eq!(Ledger::look(&root).unwrap(), ledger.entries);
+    }
+}

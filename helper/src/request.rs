@@ -1,11 +1,20 @@
 //! What can be asked for: closed sets of values, checked before anybody is asked to agree.
 
-use std::{collections::BTreeSet, str::FromStr};
+use std::{collections::BTreeSet, fmt, marker::PhantomData, str::FromStr};
 
 use rootlessd_api::{
     Error, ErrorKind, Port,
     helper::{Controller, MOST_PORTS, PingRange, Verb},
 };
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, SeqAccess, Visitor},
+};
+
+/// The longest word that means anything.
+const MOST_LETTERS: usize = 64;
+/// The longest list that is read.
+const MOST_ITEMS: usize = 256;
 
 /// A request with its arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,9 +38,9 @@ pub enum Request {
 impl Request {
     /// Ports as they come over the bus, `("tcp", 80)`.
     pub fn ports<'a>(ports: impl IntoIterator<Item = (&'a str, u16)>) -> Result<Self, Error> {
-        let ports: Result<_, _> =
-            ports.into_iter().map(|(protocol, number)| Port::new(protocol, number)).collect();
-        Self::these_ports(ports.map_err(invalid)?)
+        let port = |(protocol, number)| Port::new(short(protocol)?, number).map_err(invalid);
+        let ports: Result<_, _> = ports.into_iter().map(port).collect();
+        Self::these_ports(ports?)
     }
 
     /// Ports that are some.
@@ -81,8 +90,50 @@ impl Request {
     }
 }
 
+/// A word that is no longer than any that means something: what is, is not said back and written down
+/// whole, in megabytes.
+pub fn short(word: &str) -> Result<&str, Error> {
+    match word.len() {
+        0..=MOST_LETTERS => Ok(word),
+        long => Err(invalid(format!("there is no word of {long} letters here"))),
+    }
+}
+
+/// A list as it comes over the bus. One that is too long for anything is not read.
+#[derive(Debug)]
+pub struct Few<T>(pub Vec<T>);
+
+impl<T: zbus::Type> zbus::Type for Few<T> {
+    const SIGNATURE: &'static zbus::Signature = <Vec<T>>::SIGNATURE;
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Few<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Items<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Items<T> {
+            type Value = Few<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "at most {MOST_ITEMS} items")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Few<T>, A::Error> {
+                let mut few = Vec::new();
+                while let Some(item) = items.next_element()? {
+                    if few.len() == MOST_ITEMS {
+                        return Err(A::Error::invalid_length(MOST_ITEMS + 1, &self));
+                    }
+                    few.push(item);
+                }
+                Ok(Few(few))
+            }
+        }
+        deserializer.deserialize_seq(Items(PhantomData))
+    }
+}
+
 fn word<T: FromStr<Err = String>>(word: &str) -> Result<T, Error> {
-    word.parse().map_err(invalid)
+    short(word)?.parse().map_err(invalid)
 }
 
 fn invalid(text: impl Into<String>) -> Error {
@@ -109,9 +160,12 @@ mod tests {
             Request::controllers([]),
             Request::controllers(["cpu", "devices"]),
             Request::controllers(["memory pids"]),
+            Request::ping_range(&"x".repeat(4_000_000)),
         ];
         for request in wrong {
-            assert_eq!(request.unwrap_err().kind, ErrorKind::InvalidArgument);
+            let error = request.unwrap_err();
+            assert_eq!(error.kind, ErrorKind::InvalidArgument);
+            assert!(error.message.len() < 300, "{error}");
         }
         // The same port twice is that port.
         assert_eq!(Request::ports([("tcp", 80), ("tcp", 80)]), Request::ports([("tcp", 80)]));

@@ -15,7 +15,7 @@ use crate::{
     change::Change,
     gate::{Caller, Gate},
     helper::{Helper, journal_refusal, object},
-    request::Request,
+    request::{Few, Request, short},
     user::User,
 };
 
@@ -123,7 +123,7 @@ impl Service {
     }
 
     async fn revoke_for(&self, caller: &Caller, id: &str) -> Result<Outcome, Error> {
-        let entry = self.helper.find(id).await?;
+        let entry = self.helper.find(short(id)?).await?;
         let own = User::of(caller.uid).is_ok_and(|user| entry.is_of(user.uid, &user.name));
         if !(own && entry.change.is_own()) {
             let action = if own { Action::Revoke } else { Action::RevokeOthers };
@@ -150,11 +150,11 @@ impl Service {
     #[zbus(out_args("outcome"))]
     async fn grant_ports(
         &self,
-        ports: Vec<(String, u16)>,
+        ports: Few<(String, u16)>,
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<Dict, Failure> {
-        let ports = ports.iter().map(|(protocol, number)| (protocol.as_str(), *number));
+        let ports = ports.0.iter().map(|(protocol, number)| (protocol.as_str(), *number));
         self.grant(&header, connection, Request::ports(ports)).await
     }
 
@@ -197,11 +197,11 @@ impl Service {
     #[zbus(out_args("outcome"))]
     async fn delegate_controllers(
         &self,
-        controllers: Vec<String>,
+        controllers: Few<String>,
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<Dict, Failure> {
-        let controllers = controllers.iter().map(String::as_str);
+        let controllers = controllers.0.iter().map(String::as_str);
         self.grant(&header, connection, Request::controllers(controllers)).await
     }
 

@@ -1,7 +1,18 @@
 //! The machine's systemd, over the system bus.
 
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
 use rootlessd_api::{Error, ErrorKind};
 use zbus::{Connection, OwnedObjectPath, proxy, proxy::CacheProperties};
+
+/// A reload takes systemd some tenths of a second, in which it does nothing else. So often may it be
+/// asked for one in so long; one operation takes up to two.
+const MOST_RELOADS: usize = 10;
+const RELOADS_WITHIN: Duration = Duration::from_secs(10);
 
 #[proxy(
     interface = "org.freedesktop.systemd1.Manager",
@@ -31,12 +42,13 @@ trait Manager {
 #[derive(Clone, Debug)]
 pub struct Systemd {
     bus: Option<Connection>,
+    reloads: Arc<Mutex<VecDeque<Instant>>>,
 }
 
 impl Systemd {
     /// By a connection, if there is one.
-    pub const fn new(bus: Option<Connection>) -> Self {
-        Self { bus }
+    pub fn new(bus: Option<Connection>) -> Self {
+        Self { bus, reloads: Arc::default() }
     }
 
     /// Its version.
@@ -49,16 +61,32 @@ impl Systemd {
         })
     }
 
+    /// An error if it was asked to reload too often just now: before an operation that would again.
+    pub fn spare(&self) -> Result<(), Error> {
+        let mut reloads = self.reloads.lock().unwrap_or_else(PoisonError::into_inner);
+        reloads.retain(|reload| reload.elapsed() < RELOADS_WITHIN);
+        match reloads.len() {
+            0..MOST_RELOADS => Ok(()),
+            many => Err(Error::new(
+                ErrorKind::LimitsExceeded,
+                format!("systemd had to reload its units {many} times just now"),
+            )
+            .with_remedy("try again in ten seconds")),
+        }
+    }
+
     /// Has it read its units again.
     pub async fn reload(&self) -> Result<(), Error> {
-        self.manager().await?.reload().await.map_err(failed)
+        let manager = self.manager().await?;
+        self.reloads.lock().unwrap_or_else(PoisonError::into_inner).push_back(Instant::now());
+        manager.reload().await.map_err(failed)
     }
 
     /// Has a unit started, now and at every boot.
     pub async fn enable(&self, unit: &str) -> Result<(), Error> {
         let manager = self.manager().await?;
         manager.enable_unit_files(&[unit], false, false).await.map_err(failed)?;
-        manager.reload().await.map_err(failed)?;
+        self.reload().await?;
         manager.start_unit(unit, "replace").await.map_err(failed)?;
         Ok(())
     }
@@ -67,7 +95,7 @@ impl Systemd {
     pub async fn disable(&self, unit: &str) -> Result<(), Error> {
         let manager = self.manager().await?;
         manager.disable_unit_files(&[unit], false).await.map_err(failed)?;
-        manager.reload().await.map_err(failed)?;
+        self.reload().await?;
         manager.stop_unit(unit, "replace").await.map_err(failed)?;
         Ok(())
     }

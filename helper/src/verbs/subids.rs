@@ -26,7 +26,8 @@ const RESERVED: [Range; 2] =
 /// A range that was given to a user.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SubIds {
-    /// Whose.
+    /// Whose. An entry of the ledger, which this is a part of, has a `user` of its own.
+    #[serde(rename = "owner")]
     pub user: String,
     /// The first id.
     pub start: u32,
