@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rootlessd_tests::{
     bed::wait_for,
-    machine::{Machine, on_both, word},
+    machine::{Machine, on_both},
 };
 
 /// Sends a datagram from a process that is not the engine's own.
