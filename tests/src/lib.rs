@@ -5,6 +5,7 @@ pub mod bus;
 pub mod changed;
 pub mod engine;
 pub mod front;
+pub mod grants;
 pub mod idl;
 pub mod install;
 pub mod machine;
