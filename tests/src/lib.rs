@@ -9,6 +9,7 @@ pub mod grants;
 pub mod idl;
 pub mod install;
 pub mod machine;
+pub mod polkit;
 pub mod raw;
 pub mod solo;
 pub mod status;
