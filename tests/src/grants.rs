@@ -13,25 +13,15 @@ use crate::{
 /// The administrator of a bed, and the password.
 pub const ADMINISTRATOR: (&str, &str) = ("chief", "correct horse");
 
-/// A command with somebody at its terminal, who has an agent of polkit's: the helper knows the caller by
-/// its process.
-const AT_TERMINAL: &str = r#"
-    echo "at $(tty)"
-    ready=$(mktemp -u)
-    mkfifo $ready
-    pkttyagent --notify-fd 3 --process $$ 3>$ready &
-    cat $ready
-    exec "$@"
-"#;
-/// The same for a process that runs already.
+/// A command with somebody at its terminal.
+const AT_TERMINAL: &str = r#"echo "at $(tty)"; exec "$@""#;
+/// polkit's own textual agent, for a process that runs already.
 const AGENT_OF: &str = r#"
     echo "at $(tty)"
     ready=$(mktemp -u)
     mkfifo $ready
-    pkttyagent --notify-fd 3 --process $1 3>$ready &
-    cat $ready
-    echo registered
-    wait
+    { cat $ready; echo registered; } &
+    exec pkttyagent --notify-fd 3 --process $1 3>$ready
 "#;
 /// A terminal without a user. The agent's questions end with a colon, not a line.
 const SCRIPT: &str = r#"{ script -qec "$0" /dev/null; code=$?; echo; echo "ended with $code"; } | stdbuf -o0 tr : '\n'"#;
@@ -116,12 +106,6 @@ pub trait Caller {
 /// busctl's arguments for a call.
 pub fn call(method: &str) -> [&str; 8] {
     ["busctl", "--json=short", "call", "--system", BUS_NAME, OBJECT_PATH, BUS_NAME, method]
-}
-
-/// The same, when somebody may be asked.
-pub fn asking_call(method: &str) -> Vec<&str> {
-    let asking = ["busctl", "--allow-interactive-authorization=yes"];
-    asking.into_iter().chain(call(method).into_iter().skip(1)).collect()
 }
 
 /// Grants of busctl's answer.
@@ -279,7 +263,7 @@ pub struct Terminal<'a> {
 }
 
 impl<'a> Terminal<'a> {
-    /// Runs a command of tester's, for which an agent asks here.
+    /// Runs a command of tester's.
     pub fn run(machine: &'a Machine, command: &[&str]) -> Self {
         let command = ["sh", "-c", AT_TERMINAL, "sh"].iter().chain(command);
         Self::open(machine, command.copied())
@@ -332,6 +316,18 @@ impl<'a> Terminal<'a> {
     pub fn is_asked(&mut self) -> bool {
         let mut lines = std::iter::from_fn(|| self.spawned.next_line(Duration::ZERO));
         lines.any(|line| line.contains("Authentication is required"))
+    }
+
+    /// Leaves, as with Ctrl-C. Returns when the bus knows, which is before polkit is asked again.
+    #[track_caller]
+    pub fn leave(mut self) {
+        self.spawned.send("\x03");
+        self.wait("ended with ");
+        // Not each polkit says so in its journal.
+        wait_for("a bus without the agent", SOON, || {
+            let there = self.machine.root_sh("busctl list --system --no-pager").ok();
+            (!there.contains("pkttyagent")).then_some(())
+        });
     }
 
     /// Waits until the command has ended; what it wrote.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rootlessd_tests::{
     bed::TESTER,
-    grants::{ADMINISTRATOR, Caller, Outcome, Terminal, asking_call},
+    grants::{ADMINISTRATOR, Caller, Outcome, Terminal},
     machine::{Machine, on_both, victims, word},
 };
 
@@ -27,7 +27,7 @@ fn a_port_that_was_granted_works_at_once_and_no_other_does() {
         let engine = victims(&machine.status());
 
         // A wrong password changes nothing.
-        let request = [&asking_call("GrantPorts"), &PORT_80[..]].concat();
+        let request = ["rootlessctl", "ports", "allow", "80"];
         let mut terminal = Terminal::run(&machine, &request);
         terminal.wait_question();
         terminal.answer("a guess");
@@ -46,6 +46,7 @@ fn a_port_that_was_granted_works_at_once_and_no_other_does() {
         assert!(granted && !said.contains(ADMINISTRATOR.1), "{said}");
 
         // Without a restart of anything.
+        assert_eq!(word(&machine.status()["grantedPorts"]), r#"[{"port":80,"protocol":"tcp"}]"#);
         machine.publish("web", &["80:80"]).ok();
         assert_eq!(machine.fetch("http://127.0.0.1/"), GRANTED);
         assert_eq!(machine.fetch("http://198.51.100.1/"), GRANTED);
