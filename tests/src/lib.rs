@@ -6,6 +6,7 @@ pub mod bus;
 pub mod changed;
 pub mod engine;
 pub mod front;
+pub mod grants;
 pub mod idl;
 pub mod install;
 pub mod machine;
