@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/packages.sh
 . scripts/packages.sh
 scripts/check-rust.sh
-need_docker rootlesskit slirp4netns passt uidmap iproute2 iptables busybox-static curl dbus git procps python3-minimal
+need_docker rootlesskit slirp4netns passt uidmap iproute2 iptables busybox-static curl dbus polkitd git procps python3-minimal
 need_linker
 scripts/lint.sh
 

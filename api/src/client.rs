@@ -14,6 +14,7 @@ use crate::{
     error::{Error, ErrorKind},
     job::{Job, JobKind, JobOptions},
     names::VARLINK_INTERFACE,
+    port::PublishedPort,
     settings::{LogLocation, Setting},
     status::Status,
 };
@@ -259,6 +260,24 @@ impl Client {
         }
         let reply: Reply = self.0.call("GetConfig", json!({})).await?;
         Ok(reply.settings)
+    }
+
+    /// The ports that containers publish.
+    pub async fn list_ports(&mut self) -> Result<Vec<PublishedPort>, ClientError> {
+        #[derive(Deserialize)]
+        struct Reply {
+            ports: Vec<PublishedPort>,
+        }
+        let reply: Reply = self.0.call("ListPorts", json!({})).await?;
+        Ok(reply.ports)
+    }
+
+    /// Have it look again which ports are granted.
+    pub async fn refresh_ports(&mut self) -> Result<(), ClientError> {
+        #[derive(Deserialize)]
+        struct Reply {}
+        let Reply {} = self.0.call("RefreshPorts", json!({})).await?;
+        Ok(())
     }
 
     /// Where the logs are.

@@ -79,11 +79,16 @@ impl ErrorKind {
         if let Some(standard) = name.strip_prefix(STANDARD_PREFIX) {
             return match standard {
                 "ServiceUnknown" | "NameHasNoOwner" => Some(Self::HelperMissing),
-                "Timeout" | "NoReply" => Some(Self::Timeout),
+                // A service that cannot be started.
+                other if other.starts_with("Spawn.") => Some(Self::HelperMissing),
+                "Timeout" | "TimedOut" | "NoReply" => Some(Self::Timeout),
                 _ => STANDARD.iter().find(|(_, name)| *name == standard).map(|(kind, _)| *kind),
             };
         }
-        name.strip_prefix(names::ERROR_PREFIX)?.parse().ok()
+        match name {
+            "org.freedesktop.systemd1.NoSuchUnit" => Some(Self::HelperMissing),
+            _ => name.strip_prefix(names::ERROR_PREFIX)?.parse().ok(),
+        }
     }
 
     /// The kind that a varlink error name stands for, if it is one of ours.
@@ -95,6 +100,9 @@ impl ErrorKind {
         }
     }
 }
+
+/// What stands between a message and its remedy, where both are one text; a bracket ends it.
+const REMEDY: &str = " (to mend it: ";
 
 /// A failed request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,6 +124,15 @@ impl Error {
         Self { kind, message: message.into(), remedy: None }
     }
 
+    /// The failure whose text, as [`fmt::Display`] writes it, this is: where only text travels, the
+    /// remedy is found again.
+    pub fn from_text(kind: ErrorKind, text: &str) -> Self {
+        match text.strip_suffix(')').and_then(|text| text.split_once(REMEDY)) {
+            Some((message, remedy)) => Self::new(kind, message).with_remedy(remedy),
+            None => Self::new(kind, text),
+        }
+    }
+
     /// The same failure with what mends it.
     #[must_use]
     pub fn with_remedy(mut self, remedy: impl Into<String>) -> Self {
@@ -128,7 +145,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
         if let Some(remedy) = &self.remedy {
-            write!(f, " (to mend it: {remedy})")?;
+            write!(f, "{REMEDY}{remedy})")?;
         }
         Ok(())
     }
@@ -140,5 +157,30 @@ impl std::error::Error for Error {}
 impl From<Reason> for Error {
     fn from(reason: Reason) -> Self {
         Self { kind: ErrorKind::Preflight, message: reason.text, remedy: reason.remedy }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_has_the_remedy_in_it() {
+        let plain = Error::new(ErrorKind::System, "it rains (again)");
+        let mended = plain.clone().with_remedy("open the umbrella (the blue one)");
+        for error in [plain, mended] {
+            assert_eq!(Error::from_text(ErrorKind::System, &error.to_string()), error);
+        }
+    }
+
+    #[test]
+    fn what_the_bus_says_of_a_helper_that_is_not_there() {
+        for name in [
+            "org.freedesktop.DBus.Error.ServiceUnknown",
+            "org.freedesktop.DBus.Error.Spawn.ServiceNotFound",
+            "org.freedesktop.systemd1.NoSuchUnit",
+        ] {
+            assert_eq!(ErrorKind::from_dbus_name(name), Some(ErrorKind::HelperMissing), "{name}");
+        }
     }
 }

@@ -9,6 +9,8 @@ use clap::{
 use clap_complete::Shell;
 use rootlessd_api::Part;
 
+use crate::privilege::cli::{Cgroup, Ping, Ports, Privileges, Subids, Userns};
+
 /// Control rootlessd, the supervisor of rootless Docker.
 ///
 /// list-ports, add-ports, remove-ports and info are RootlessKit's own commands.
@@ -48,6 +50,22 @@ pub enum Verb {
     Logs(Logs),
     /// Show the effective configuration, and where each value comes from
     Config(Patience),
+    /// Show the published ports; allow those below 1024
+    Ports(Ports),
+    /// Show what was granted to you, and undo it
+    Privileges(Privileges),
+    /// Let containers ping
+    #[command(subcommand)]
+    Ping(Ping),
+    /// Let limits of containers have an effect
+    #[command(subcommand)]
+    Cgroup(Cgroup),
+    /// Get subordinate user and group ids
+    #[command(subcommand)]
+    Subids(Subids),
+    /// Let users make user namespaces
+    #[command(subcommand)]
+    Userns(Userns),
     /// Print DOCKER_HOST for the shell: eval "$(rootlessctl env)"
     Env,
     /// Show the versions of rootlessctl, rootlessd and the engine
@@ -236,6 +254,22 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_manual_has_every_verb_and_option() {
+        let manual = include_str!("../../docs/rootlessctl.md");
+        let mut rest: Vec<_> = Cli::command().get_subcommands().cloned().collect();
+        while let Some(verb) = rest.pop() {
+            if verb.is_hide_set() {
+                continue;
+            }
+            assert!(manual.contains(verb.get_name()), "the manual lacks {}", verb.get_name());
+            for option in verb.get_arguments().filter_map(clap::Arg::get_long) {
+                assert!(manual.contains(&format!("--{option}")), "the manual lacks --{option}");
+            }
+            rest.extend(verb.get_subcommands().cloned());
+        }
     }
 
     #[test]

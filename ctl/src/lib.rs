@@ -1,6 +1,6 @@
 //! The client of rootlessd, and RootlessKit's own `rootlessctl`.
 //!
-//! It speaks varlink with the supervisor and HTTP with RootlessKit, and does nothing that they could
+//! It speaks varlink with the supervisor, D-Bus with the helper and HTTP with RootlessKit, and does nothing that they could
 //! do themselves: each verb is a call and a way to show its answer.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -15,6 +15,7 @@ mod human;
 mod job;
 mod logs;
 mod output;
+mod privilege;
 mod requests;
 mod rootlesskit;
 mod runtime_dir;
@@ -83,6 +84,12 @@ async fn dispatch(verb: Verb, json: bool, before: &cli::Rootlesskit) -> Result<E
         Verb::Watch(patience) => watch::run(patience, json).await,
         Verb::Logs(wanted) => logs::run(&wanted, json).await,
         Verb::Config(patience) => config::run(patience, json).await,
+        Verb::Ports(ports) => privilege::ports(ports, json).await,
+        Verb::Privileges(privileges) => privilege::privileges(privileges, json).await,
+        Verb::Ping(ping) => privilege::ping(ping, json).await,
+        Verb::Cgroup(cgroup) => privilege::cgroup(cgroup, json).await,
+        Verb::Subids(subids) => privilege::subids(subids, json).await,
+        Verb::Userns(userns) => privilege::userns(userns, json).await,
         Verb::Env => env::run(json).await,
         Verb::Version(patience) => version::run(patience, json).await,
         Verb::Completion { shell } => completion::run(shell),

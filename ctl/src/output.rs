@@ -104,6 +104,11 @@ pub fn note(text: &str) {
     let _ = writeln!(io::stderr(), "note: {text}");
 }
 
+/// End the line that a question began on standard error.
+pub fn end_line() {
+    let _ = writeln!(io::stderr());
+}
+
 /// One line on standard error that is written over again and again, where that is a terminal. Piped,
 /// it says nothing: scripts read the exit status.
 #[derive(Debug)]

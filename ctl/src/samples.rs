@@ -1,6 +1,6 @@
 //! Statuses for the tests of this crate, made from the JSON of the interface.
 
-use rootlessd_api::Status;
+use rootlessd_api::{Status, helper::Grant};
 use serde_json::{Value, json};
 
 use crate::human::{Clock, timestamp};
@@ -90,6 +90,42 @@ pub fn failed() -> Status {
         }],
         "deaths": [death()],
     }))
+}
+
+/// Two ports, one of which the engine does not have, and all of them for everybody.
+pub fn grants() -> Vec<Grant> {
+    let port = |id: &str, protocol: &str, port: u16, drift: &[&str]| {
+        let text = format!("{} port {port}", protocol.to_uppercase());
+        json!({
+            "id": id,
+            "uid": 1000,
+            "user": "u",
+            "verb": "grant-ports",
+            "text": text,
+            "since": NOW - 185 * SECOND,
+            "ports": [{"protocol": protocol, "port": port}],
+            "changes": [format!(
+                "a BPF program lets the engine listen on {text}; undone by taking it off"
+            )],
+            "drift": drift,
+        })
+    };
+    let all = json!({
+        "id": "c0ffee00aaaaaaaaaaaaaaaaaaaaaaaa",
+        "uid": 1000,
+        "user": "u",
+        "verb": "set-unprivileged-port-start",
+        "text": "net.ipv4.ip_unprivileged_port_start = 0",
+        "since": NOW - 185 * SECOND,
+        "changes": ["net.ipv4.ip_unprivileged_port_start: 1024 → 0"],
+    });
+    let drift = "the running engine does not have it";
+    let grants = json!([
+        port("3f2a91c0aaaaaaaaaaaaaaaaaaaaaaaa", "tcp", 80, &[drift]),
+        port("3f2ab000aaaaaaaaaaaaaaaaaaaaaaaa", "udp", 443, &[]),
+        all,
+    ]);
+    serde_json::from_value(grants).unwrap()
 }
 
 fn death() -> Value {

@@ -92,6 +92,8 @@ codes! {
     DataRootUnreachable = "data-root-unreachable", Host, Fatal;
     /// Containers' limits are ignored: dockerd has no cgroup driver here.
     CgroupDriverNone = "cgroup-driver-none", Host, Note;
+    /// Some of containers' limits are ignored: the user's systemd lacks a cgroup controller.
+    ControllersMissing = "controllers-missing", Host, Note;
 
     /// Another engine holds RootlessKit's state directory.
     StateDirLocked = "state-dir-locked", Host, Fatal;

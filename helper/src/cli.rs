@@ -143,7 +143,7 @@ impl Apply {
         let request = match self.operation {
             Operation::List => {
                 let user = self.user.as_deref().map(User::named).transpose()?;
-                helper.list(user.map(|user| user.uid)).await?.iter().for_each(show_grant);
+                helper.list(user.as_ref()).await?.iter().for_each(show_grant);
                 return Ok(());
             }
             Operation::Revoke { grant } => {
@@ -155,7 +155,7 @@ impl Apply {
                 return Ok(());
             }
             Operation::AttachGrants => {
-                let ports = helper.attach(user(self.user.as_deref())?.uid).await?;
+                let ports = helper.attach(&user(self.user.as_deref())?).await?;
                 ports.iter().for_each(|port| println!("{port}"));
                 return Ok(());
             }
@@ -171,7 +171,7 @@ impl Apply {
         };
         let user = user(self.user.as_deref())?;
         if !self.dry_run {
-            show_outcome(&helper.grant(&user, &request).await?);
+            show_outcome(&helper.grant(&user, &request, None).await?);
             return Ok(());
         }
         let changes = helper.look(&user, &request).await?;

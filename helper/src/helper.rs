@@ -52,22 +52,40 @@ impl Helper {
         self.plan(user, request, &Ledger::look(&self.root)?).await
     }
 
-    /// Does what a request asks, and writes it down.
-    pub async fn grant(&self, user: &User, request: &Request) -> Result<Outcome, Error> {
+    /// Does what a request asks, and writes it down: if that still is what somebody `agreed` to, the
+    /// [`object`] of what was to be changed then.
+    pub async fn grant(
+        &self,
+        user: &User,
+        request: &Request,
+        agreed: Option<&str>,
+    ) -> Result<Outcome, Error> {
         let mut tries = 0;
         loop {
-            match self.grant_once(user, request).await {
+            match self.grant_once(user, request, agreed).await {
                 Err(error) if error.kind == ErrorKind::Busy && tries < RETRIES => tries += 1,
                 done => return done,
             }
         }
     }
 
-    async fn grant_once(&self, user: &User, request: &Request) -> Result<Outcome, Error> {
+    async fn grant_once(
+        &self,
+        user: &User,
+        request: &Request,
+        agreed: Option<&str>,
+    ) -> Result<Outcome, Error> {
         let mut turn = self.turn().await?;
         let ledger = &mut turn.ledger;
         let changes = self.plan(user, request, &ledger.entries).await?;
         let Some(change) = changes.first().cloned() else { return Ok(Outcome::default()) };
+        if agreed.is_some_and(|agreed| agreed != object(&changes)) {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                "what would have to be changed is something else now than what was agreed to",
+            )
+            .with_remedy("try again"));
+        }
         let before = ledger.entries.clone();
         let grants = ledger.begin(user, changes)?;
         match self.apply(user, &change, &before, &ledger.entries).await {
@@ -118,10 +136,12 @@ impl Helper {
     }
 
     /// What was granted to a user, or to all, and whether the machine still has it.
-    pub async fn list(&self, uid: Option<u32>) -> Result<Vec<Grant>, Error> {
+    pub async fn list(&self, user: Option<&User>) -> Result<Vec<Grant>, Error> {
         let turn = self.turn().await?;
         let entries = &turn.ledger.entries;
-        let shown = entries.iter().filter(|entry| uid.is_none_or(|uid| entry.uid == uid));
+        let shown = entries
+            .iter()
+            .filter(|entry| user.is_none_or(|user| entry.is_of(user.uid, &user.name)));
         let drift = |entry: &Entry| {
             // A look that fails says nothing about the others.
             self.drift(entry, entries).unwrap_or_else(|error| vec![error.to_string()])
@@ -130,10 +150,10 @@ impl Helper {
     }
 
     /// Gives a user's engine, which is being started, the ports that the user was granted; which.
-    pub async fn attach(&self, uid: u32) -> Result<Vec<Port>, Error> {
+    pub async fn attach(&self, user: &User) -> Result<Vec<Port>, Error> {
         let turn = self.turn().await?;
-        let ports = ports::granted(uid, &turn.ledger.entries);
-        ports::attach(&self.root, uid, &turn.ledger.entries)?;
+        let ports = ports::granted(user.uid, &user.name, &turn.ledger.entries);
+        ports::attach(&self.root, user.uid, &user.name, &turn.ledger.entries)?;
         Ok(ports.into_iter().collect())
     }
 
@@ -201,7 +221,7 @@ impl Helper {
         let mut outcome = Outcome::default();
         match change {
             Change::GrantPorts { .. } => {
-                if !ports::attach(root, user.uid, after)? {
+                if !ports::attach(root, user.uid, &user.name, after)? {
                     outcome.notes.push("the engine does not run: its next start has it".into());
                 }
             }
@@ -231,7 +251,7 @@ impl Helper {
         without.retain(|other| other.id != entry.id);
         let notes = match &entry.change {
             Change::GrantPorts { .. } => {
-                ports::attach(root, entry.uid, &without)?;
+                ports::attach(root, entry.uid, &entry.user, &without)?;
                 Vec::new()
             }
             Change::GrantBindCapability { files } => {
@@ -253,7 +273,7 @@ impl Helper {
     fn drift(&self, entry: &Entry, entries: &[Entry]) -> Result<Vec<String>, Error> {
         let root = &self.root;
         match &entry.change {
-            Change::GrantPorts { .. } => ports::drift(root, entry.uid, entries),
+            Change::GrantPorts { .. } => ports::drift(root, entry, entries),
             Change::GrantBindCapability { files } => capability::drift(root, files),
             Change::DelegateControllers { controllers } => {
                 delegation::drift(root, entry.uid, controllers, entries)
@@ -262,6 +282,11 @@ impl Helper {
             _ => sysctl::drift(root, entry, entries),
         }
     }
+}
+
+/// What a question about changes names.
+pub fn object(changes: &[Change]) -> String {
+    changes.iter().map(Change::object).collect::<Vec<_>>().join(", ")
 }
 
 /// Everything that is changed is in the journal, to be found by its fields.

@@ -45,6 +45,11 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Whether it is a user's. A uid that was given to somebody else since does not inherit it.
+    pub fn is_of(&self, uid: u32, name: &str) -> bool {
+        self.uid == uid && self.user == name
+    }
+
     /// What callers see of it.
     pub fn to_grant(&self, drift: Vec<String>) -> Grant {
         Grant {
@@ -84,9 +89,13 @@ impl<'a> Ledger<'a> {
         Ok(Self { entries: read(root)?, root, _lock: lock })
     }
 
-    /// Only reads, as anybody may who can: for a dry run, which changes nothing.
+    /// Only reads, for a dry run, which changes nothing. To all but root it looks empty: what is in it
+    /// is not theirs to see.
     pub fn look(root: &Root) -> Result<Vec<Entry>, Error> {
-        read(root)
+        match root.read(PATH) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(Vec::new()),
+            _ => read(root),
+        }
     }
 
     /// Writes it.
@@ -100,7 +109,7 @@ impl<'a> Ledger<'a> {
 
     /// Adds what is about to be changed; the ids, in order.
     pub fn begin(&mut self, user: &User, changes: Vec<Change>) -> Result<Vec<String>, Error> {
-        let own = self.entries.iter().filter(|entry| entry.uid == user.uid).count();
+        let own = self.entries.iter().filter(|entry| entry.is_of(user.uid, &user.name)).count();
         if own + changes.len() > MOST_ENTRIES {
             return Err(Error::new(
                 ErrorKind::LimitsExceeded,

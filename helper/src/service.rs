@@ -14,7 +14,7 @@ use zbus::{Connection, Variant, interface, message::Header};
 use crate::{
     change::Change,
     gate::{Caller, Gate},
-    helper::{Helper, journal_refusal},
+    helper::{Helper, journal_refusal, object},
     request::Request,
     user::User,
 };
@@ -119,12 +119,12 @@ impl Service {
         let details =
             HashMap::from([("user", user.name.as_str()), ("object", &object), ("ports", &ports)]);
         caller.authorize(request.verb().into(), &details).await?;
-        self.helper.grant(&user, &request).await
+        self.helper.grant(&user, &request, Some(&object)).await
     }
 
     async fn revoke_for(&self, caller: &Caller, id: &str) -> Result<Outcome, Error> {
         let entry = self.helper.find(id).await?;
-        let own = entry.uid == caller.uid;
+        let own = User::of(caller.uid).is_ok_and(|user| entry.is_of(user.uid, &user.name));
         if !(own && entry.change.is_own()) {
             let action = if own { Action::Revoke } else { Action::RevokeOthers };
             let object = entry.change.to_string();
@@ -236,7 +236,7 @@ impl Service {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<Vec<(String, u16)>, Failure> {
         let caller = self.gate.enter(connection, &header).await?;
-        let attach = async || self.helper.attach(User::of(caller.uid)?.uid).await;
+        let attach = async || self.helper.attach(&User::of(caller.uid)?).await;
         Ok(dict::ports(&told(&header, caller.uid, attach().await)?))
     }
 
@@ -250,7 +250,8 @@ impl Service {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<Vec<Dict>, Failure> {
         let caller = self.gate.enter(connection, &header).await?;
-        let grants = told(&header, caller.uid, self.helper.list(Some(caller.uid)).await)?;
+        let list = async || self.helper.list(Some(&User::of(caller.uid)?)).await;
+        let grants = told(&header, caller.uid, list().await)?;
         Ok(grants.iter().map(dict::grant).collect())
     }
 
@@ -285,11 +286,6 @@ impl Service {
         let outcome = self.revoke_for(&caller, grant).await;
         Ok(dict::outcome(&told(&header, caller.uid, outcome)?))
     }
-}
-
-/// What a question is about.
-fn object(changes: &[Change]) -> String {
-    changes.iter().map(Change::object).collect::<Vec<_>>().join(", ")
 }
 
 /// The ports among them, for an administrator's rules: `80/tcp,443/udp`.

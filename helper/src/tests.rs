@@ -62,7 +62,7 @@ impl Machine {
     }
 
     async fn grant(&self, who: &User, request: Request) -> Outcome {
-        self.helper.grant(who, &request).await.unwrap()
+        self.helper.grant(who, &request, None).await.unwrap()
     }
 
     async fn start(&self, who: &User, start: u16) -> String {
@@ -108,7 +108,7 @@ async fn what_is_set_is_set_back_exactly() {
     // Nothing to change: nothing is done, and nothing written down.
     let outcome = machine.grant(&bob(), Request::PortStart(443)).await;
     assert_eq!(outcome, Outcome::default());
-    assert_eq!(machine.helper.list(Some(1001)).await.unwrap(), []);
+    assert_eq!(machine.helper.list(Some(&bob())).await.unwrap(), []);
 
     assert_eq!(machine.revoke(&id).await, [""; 0]);
     assert_eq!(machine.files(), before);
@@ -198,7 +198,7 @@ async fn what_somebody_else_changed_is_left_alone_and_told() {
     assert_eq!(lines(machine.read(CONF)), ["net.ipv4.ip_unprivileged_port_start = 443"]);
 
     // And such a file keeps anything new from being written, and set.
-    let refused = machine.helper.grant(&alice(), &Request::PortStart(0)).await.unwrap_err();
+    let refused = machine.helper.grant(&alice(), &Request::PortStart(0), None).await.unwrap_err();
     assert_eq!(refused.kind, ErrorKind::Conflict);
     assert_eq!(machine.read(PORT_START).unwrap(), "443\n");
     assert_eq!(machine.helper.list(None).await.unwrap(), []);
@@ -210,7 +210,7 @@ async fn both_halves_or_none() {
     // A setting that cannot be set: the file is taken back.
     fs::remove_file(machine.tree.path().join(PORT_START)).unwrap();
     assert_eq!(
-        machine.helper.grant(&alice(), &Request::PortStart(80)).await.unwrap_err().kind,
+        machine.helper.grant(&alice(), &Request::PortStart(80), None).await.unwrap_err().kind,
         ErrorKind::Unsupported
     );
     machine.write("proc/sys/kernel/unprivileged_userns_clone", "0\n");
@@ -225,7 +225,7 @@ async fn both_halves_or_none() {
         // Root is not held up by a mode.
         set_immutable(&victim, true);
     }
-    let failed = machine.helper.grant(&alice(), &Request::UserNamespaces).await.unwrap_err();
+    let failed = machine.helper.grant(&alice(), &Request::UserNamespaces, None).await.unwrap_err();
     if nix::unistd::geteuid().is_root() {
         set_immutable(&victim, false);
     }
@@ -274,7 +274,7 @@ async fn a_ledger_that_cannot_be_understood_is_kept() {
     for bad in ["", "{", "{\"version\":2,\"entries\":[]}", "{\"version\":1}"] {
         machine.write(LEDGER, bad);
         let before = machine.files();
-        let error = machine.helper.grant(&alice(), &Request::PortStart(0)).await.unwrap_err();
+        let error = machine.helper.grant(&alice(), &Request::PortStart(0), None).await.unwrap_err();
         assert_eq!(error.kind, ErrorKind::System);
         assert_eq!(machine.read(LEDGER).unwrap(), bad);
         assert_eq!(machine.files(), before);
@@ -296,7 +296,8 @@ async fn attack_18_a_link_or_a_directory_in_its_place() {
             "directory" => fs::create_dir(&conf).unwrap(),
             _ => fs::remove_dir(conf.parent().unwrap()).unwrap(),
         }
-        let error = machine.helper.grant(&alice(), &Request::PortStart(80)).await.unwrap_err();
+        let error =
+            machine.helper.grant(&alice(), &Request::PortStart(80), None).await.unwrap_err();
         assert!(error.message.contains(CONF), "{obstacle}: {error}");
         assert_eq!(machine.read(PORT_START).unwrap(), "1024\n", "{obstacle}");
         assert_eq!(machine.helper.list(None).await.unwrap(), [], "{obstacle}");
@@ -317,8 +318,30 @@ async fn a_user_has_a_bounded_share() {
         machine.start(&alice(), start).await;
     }
     machine.write(PORT_START, "1024\n");
-    let error = machine.helper.grant(&alice(), &Request::PortStart(0)).await.unwrap_err();
+    let error = machine.helper.grant(&alice(), &Request::PortStart(0), None).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::LimitsExceeded);
     // Nobody else's.
     machine.start(&bob(), 0).await;
+}
+
+/// What somebody agreed to is done, and nothing else: an administrator may have changed something while
+/// the question was open.
+#[tokio::test]
+async fn only_what_was_agreed_to_is_done() {
+    let machine = Machine::new();
+    let request = Request::PortStart(80);
+    let other = machine.helper.grant(&alice(), &request, Some("22")).await.unwrap_err();
+    assert_eq!(other.kind, ErrorKind::Conflict);
+    assert_eq!(machine.read(PORT_START).unwrap(), "1024\n");
+    assert_eq!(machine.helper.list(None).await.unwrap(), []);
+    machine.helper.grant(&alice(), &request, Some("80")).await.unwrap();
+    assert_eq!(machine.read(PORT_START).unwrap(), "80\n");
+}
+
+#[tokio::test]
+async fn a_uid_that_somebody_else_has_now_inherits_nothing() {
+    let machine = Machine::new();
+    machine.start(&alice(), 80).await;
+    assert_eq!(machine.helper.list(Some(&alice())).await.unwrap().len(), 1);
+    assert_eq!(machine.helper.list(Some(&user("mallory", 1000))).await.unwrap(), []);
 }

@@ -53,7 +53,7 @@ fn build() -> PathBuf {
     let target = own.ancestors().nth(3).expect("…/target/debug/deps/a_test");
     let copy = target.join("changed");
     fs::create_dir_all(&copy).expect("a directory");
-    for name in ["Cargo.toml", "Cargo.lock", "api", "ctl", "daemon", "units"] {
+    for name in ["Cargo.toml", "Cargo.lock", "api", "ctl", "daemon", "helper", "units"] {
         synchronise(&project().join(name), &copy.join(name), Path::new(name));
     }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

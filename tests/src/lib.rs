@@ -8,6 +8,7 @@ pub mod front;
 pub mod idl;
 pub mod install;
 pub mod machine;
+pub mod polkit;
 pub mod raw;
 pub mod solo;
 pub mod status;

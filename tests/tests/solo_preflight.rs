@@ -57,17 +57,11 @@ fn no_subordinate_ids() {
     let user = User::without_subids();
     user.daemonize();
     let reasons = refused(&user, &["subuid-missing", "subgid-missing"]);
-    let remedy = text(&reasons[0]["remedy"]);
-    assert!(remedy.contains("usermod --add-subuids"), "{remedy}");
-    assert!(remedy.contains(&user.name), "{remedy}");
-    // Mended as it says, it starts, without another rootlessd. (usermod writes beside the file.)
+    assert_eq!(text(&reasons[0]["remedy"]), "rootlessctl subids allocate");
+    // Mended, it starts, without another rootlessd. (The files are mounts here, which usermod(8), and so
+    // the remedy, cannot replace: bed_grants has that.)
     for file in ["/etc/subuid", "/etc/subgid"] {
-        let range = remedy
-            .split_ascii_whitespace()
-            .find(|word| word.contains('-') && word.as_bytes()[0].is_ascii_digit());
-        let (first, last) = range.unwrap().split_once('-').unwrap();
-        let count = last.parse::<u32>().unwrap() - first.parse::<u32>().unwrap() + 1;
-        let line = format!("{}:{first}:{count}\n", user.name);
+        let line = format!("{}:524288:65536\n", user.name);
         fs::write(file, fs::read_to_string(file).unwrap() + &line).unwrap();
     }
     user.ctl("start").ok();

@@ -69,7 +69,7 @@ impl From<zbus::Error> for Error {
             other => return Self::new(ErrorKind::Internal, other.to_string()),
         };
         let kind = ErrorKind::from_dbus_name(&name).unwrap_or(ErrorKind::Internal);
-        Self::new(kind, text.unwrap_or(name))
+        Self::from_text(kind, &text.unwrap_or(name))
     }
 }
 

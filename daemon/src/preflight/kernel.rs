@@ -11,28 +11,31 @@ use rootlessd_api::Reason;
 use super::packages::Family;
 use crate::{dirs::Dirs, reasons::Code};
 
+/// What turns them on.
+const ALLOW_USER_NAMESPACES: &str = "rootlessctl userns allow";
+/// The controllers that most limits are of: `--memory`, `--cpus`, `--pids-limit`. systemd gives them to
+/// every user since 252; before, it kept cpu.
+const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+
 /// Whether this user may make user namespaces with this RootlessKit.
 pub fn check_user_namespaces(dirs: &Dirs, rootlesskit: &Path, family: Family) -> Vec<Reason> {
     let sysctl = |name: &str| {
         let path = dirs.on_system(format!("/proc/sys/{}", name.replace('.', "/")));
         fs::read_to_string(path).ok()?.trim().parse::<u64>().ok()
     };
-    let permanently = |setting: &str| {
-        format!("echo {setting} | sudo tee /etc/sysctl.d/50-rootless.conf && sudo sysctl --system")
-    };
     let mut reasons = Vec::new();
     // A patch of Debian's and Arch's kernels.
     if sysctl("kernel.unprivileged_userns_clone") == Some(0) {
         reasons.push(Code::UsernsDisabled.reason_with_remedy(
             "kernel.unprivileged_userns_clone is 0: only root may make user namespaces",
-            permanently("kernel.unprivileged_userns_clone=1"),
+            ALLOW_USER_NAMESPACES,
         ));
     }
     // namespaces(7)
     if sysctl("user.max_user_namespaces") == Some(0) {
         reasons.push(Code::UsernsLimit.reason_with_remedy(
             "user.max_user_namespaces is 0: nobody may make user namespaces",
-            permanently("user.max_user_namespaces=28633"),
+            ALLOW_USER_NAMESPACES,
         ));
     }
     // Ubuntu's, since 23.10.
@@ -170,6 +173,32 @@ impl Cgroups {
     }
 }
 
+/// Why some limits have no effect, where dockerd has its cgroups: the user's systemd was not given a
+/// controller that the machine has.
+pub fn check_controllers(dirs: &Dirs) -> Option<Reason> {
+    let controllers = |group: &str| {
+        let path = dirs.on_system(format!("/sys/fs/cgroup{group}/cgroup.controllers"));
+        fs::read_to_string(path).ok()
+    };
+    let has =
+        |text: &str, controller: &str| text.split_ascii_whitespace().any(|word| word == controller);
+    let uid = dirs.uid;
+    let machine = controllers("")?;
+    let user = controllers(&format!("/user.slice/user-{uid}.slice/user@{uid}.service"))?;
+    let missing: Vec<_> = CONTROLLERS
+        .into_iter()
+        .filter(|controller| has(&machine, controller) && !has(&user, controller))
+        .collect();
+    let text = || {
+        format!(
+            "limits of {} are ignored: systemd does not give the controllers to its users",
+            missing.join(", ")
+        )
+    };
+    (!missing.is_empty())
+        .then(|| Code::ControllersMissing.reason_with_remedy(text(), "rootlessctl cgroup delegate"))
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
@@ -231,6 +260,29 @@ mod tests {
         assert!(reason.remedy.is_some_and(|remedy| remedy.contains("modprobe tun")));
         machine.write("/dev/net/tun", "");
         assert_eq!(check_tun(&machine.dirs()), None);
+    }
+
+    #[test]
+    fn controllers_may_be_missing() {
+        let machine = Machine::bare();
+        let dirs = machine.dirs();
+        let group = format!("/sys/fs/cgroup/user.slice/user-{0}.slice/user@{0}.service", dirs.uid);
+        assert_eq!(check_controllers(&dirs), None);
+        for (all, users, missing) in [
+            ("cpuset cpu io memory pids", "cpu memory pids", None),
+            ("cpuset cpu io memory pids", "memory pids", Some("limits of cpu are")),
+            ("cpuset cpu io memory pids", "", Some("limits of cpu, memory, pids are")),
+            // What the machine does not have, nobody can give.
+            ("", "", None),
+        ] {
+            machine.write("/sys/fs/cgroup/cgroup.controllers", all);
+            machine.write(&format!("{group}/cgroup.controllers"), users);
+            let text = check_controllers(&dirs).map(|reason| reason.text);
+            match missing {
+                None => assert_eq!(text, None, "{all}; {users}"),
+                Some(said) => assert!(text.is_some_and(|text| text.contains(said)), "{users}"),
+            }
+        }
     }
 
     #[test]

@@ -188,6 +188,9 @@ impl Inspection<'_> {
             docker_config::plan(user, self.dirs).map_err(|reason| findings.add(reason)).ok()?;
         let cgroups = Cgroups::of(self.dirs, self.systemd);
         findings.extend(cgroups.check(&self.dirs.user, self.family));
+        if cgroups.usable() {
+            findings.extend(kernel::check_controllers(self.dirs));
+        }
         if !docker_config::has_cgroup_driver(user) {
             let ours = cgroups.usable() && !user.contains_key("cgroup-parent");
             plan.cgroup_parent = ours.then(|| names::CONTAINERS_SLICE.to_owned());

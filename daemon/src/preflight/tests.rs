@@ -129,11 +129,11 @@ async fn each_obstacle_has_its_name_and_what_mends_it() {
             let path = m.path("/usr/bin/newgidmap");
             fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("chmod");
         }),
-        ("subuid-missing", "sudo usermod --add-subuids 589824-655359", |m| {
+        ("subuid-missing", "rootlessctl subids allocate", |m| {
             m.write("/etc/subuid", "bob:524288:65536\n");
         }),
         ("tun-unusable", "sudo modprobe tun", |m| m.remove("/dev/net/tun")),
-        ("userns-disabled", "echo kernel.unprivileged_userns_clone=1 | sudo tee", |m| {
+        ("userns-disabled", "rootlessctl userns allow", |m| {
             m.write("/proc/sys/kernel/unprivileged_userns_clone", "0\n");
         }),
         ("userns-apparmor", "printf 'abi", |m| {

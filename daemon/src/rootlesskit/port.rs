@@ -3,19 +3,16 @@
 
 use std::{io, path::Path, time::Duration};
 
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1, header};
-use hyper_util::rt::TokioIo;
+use hyper::{Method, StatusCode, body::Bytes};
 use rootlessd_api::Port;
 use serde::Deserialize;
-use tokio::{net::UnixStream, time::timeout};
+
+use crate::sys::http;
 
 /// The path of the ports.
 pub const PORTS: &str = "/v1/ports";
 /// RootlessKit answers at once; publishing a port takes it some milliseconds.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// More than this is no answer of RootlessKit's.
-const ANSWER_BYTES: usize = 4 << 20;
 /// What RootlessKit's answer begins with when the kernel refused a port below 1024: of the builtin
 /// port driver, in every version since 0.7.
 const REFUSAL: &str = "cannot expose privileged port ";
@@ -88,32 +85,8 @@ pub async fn published(socket: &Path) -> io::Result<Vec<Spec>> {
 
 /// Ask RootlessKit.
 pub async fn call(socket: &Path, method: Method, path: &str, body: Bytes) -> io::Result<Answer> {
-    let exchange = async {
-        let stream = TokioIo::new(UnixStream::connect(socket).await?);
-        let (mut sender, connection) = http1::handshake(stream).await.map_err(io::Error::other)?;
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, "rootlesskit")
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::new(body))
-            .map_err(io::Error::other)?;
-        let answer = async {
-            let response = sender.send_request(request).await.map_err(io::Error::other)?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), ANSWER_BYTES).collect().await;
-            Ok(Answer { status, body: body.map_err(io::Error::other)?.to_bytes() })
-        };
-        tokio::pin!(connection);
-        tokio::select! {
-            answer = answer => answer,
-            ended = &mut connection => Err(match ended {
-                Ok(()) => io::ErrorKind::UnexpectedEof.into(),
-                Err(error) => io::Error::other(error),
-            }),
-        }
-    };
-    timeout(TIMEOUT, exchange).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    let (status, body) = http::ask(socket, method, path, body, TIMEOUT).await?;
+    Ok(Answer { status, body })
 }
 
 #[cfg(test)]

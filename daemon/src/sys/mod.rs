@@ -5,5 +5,6 @@ pub mod children;
 pub mod clock;
 pub mod fd;
 pub mod files;
+pub mod http;
 pub mod notify;
 pub mod process;

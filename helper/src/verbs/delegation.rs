@@ -74,7 +74,7 @@ pub async fn apply(
         .with_remedy(format!("sudo mv {FILE} {FILE}.orig")));
     }
     if let Err(error) = systemd.reload().await {
-        put(root, &[render(after)], render(before))?;
+        take_back(root, &[render(after)], before)?;
         return Err(error);
     }
     Ok(())
@@ -87,16 +87,22 @@ pub async fn undo(
     with: &[Entry],
     without: &[Entry],
 ) -> Result<Vec<String>, Error> {
-    if !put(root, &[render(with), render(without)], render(without))? {
+    if !take_back(root, &[render(with), render(without)], without)? {
         return Ok(vec![format!("{FILE} was edited by somebody else, and is left alone")]);
     }
-    if render(without).is_none() {
+    systemd.reload().await?;
+    Ok(vec!["the controllers go with the next start of the user's systemd".into()])
+}
+
+/// Makes the drop-in as it is without something, if it is one of those `known`; whether it was.
+fn take_back(root: &Root, known: &[Option<String>], without: &[Entry]) -> Result<bool, Error> {
+    let is_ours = put(root, known, render(without))?;
+    if is_ours && render(without).is_none() {
         // A directory that others use as well stays.
         root.remove_empty_directory(DIRECTORY)
             .map_err(|error| cannot("remove", DIRECTORY, &error))?;
     }
-    systemd.reload().await?;
-    Ok(vec!["the controllers go with the next start of the user's systemd".into()])
+    Ok(is_ours)
 }
 
 /// What is needed before the user has the controllers.

@@ -30,7 +30,7 @@ pub fn plan(
     entries: &[Entry],
 ) -> Result<Vec<Change>, Error> {
     let start: u16 = Key::PortStart.read(root)?.and_then(|text| text.parse().ok()).unwrap_or(1024);
-    let granted = granted(user.uid, entries);
+    let granted = granted(user.uid, &user.name, entries);
     let missing: Vec<_> = ports
         .iter()
         .copied()
@@ -55,8 +55,8 @@ pub fn plan(
 
 /// Lets the user's engine listen on what the entries grant, and on nothing else. Whether there is an
 /// engine: one that starts later is given it then.
-pub fn attach(root: &Root, uid: u32, entries: &[Entry]) -> Result<bool, Error> {
-    let ports = granted(uid, entries);
+pub fn attach(root: &Root, uid: u32, name: &str, entries: &[Entry]) -> Result<bool, Error> {
+    let ports = granted(uid, name, entries);
     let scope = scope(root, uid)?;
     match &scope {
         Some(scope) if !ports.is_empty() => {
@@ -68,9 +68,10 @@ pub fn attach(root: &Root, uid: u32, entries: &[Entry]) -> Result<bool, Error> {
 }
 
 /// Where the kernel does not have what the entries grant.
-pub fn drift(root: &Root, uid: u32, entries: &[Entry]) -> Result<Vec<String>, Error> {
+pub fn drift(root: &Root, entry: &Entry, entries: &[Entry]) -> Result<Vec<String>, Error> {
+    let uid = entry.uid;
     let Some(scope) = scope(root, uid)? else { return Ok(Vec::new()) };
-    let ports = granted(uid, entries);
+    let ports = granted(uid, &entry.user, entries);
     let attached =
         bpf::attached(Path::new(BPFFS), uid, scope.as_fd(), &ports).map_err(unsupported)?;
     Ok(match attached {
@@ -80,8 +81,8 @@ pub fn drift(root: &Root, uid: u32, entries: &[Entry]) -> Result<Vec<String>, Er
 }
 
 /// What the entries grant to a user.
-pub fn granted(uid: u32, entries: &[Entry]) -> BTreeSet<Port> {
-    let own = entries.iter().filter(|entry| entry.uid == uid);
+pub fn granted(uid: u32, name: &str, entries: &[Entry]) -> BTreeSet<Port> {
+    let own = entries.iter().filter(|entry| entry.is_of(uid, name));
     own.filter_map(|entry| entry.change.port()).collect()
 }
 

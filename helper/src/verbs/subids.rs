@@ -16,6 +16,9 @@ const USERMOD: &str = "/usr/sbin/usermod";
 const GETSUBIDS: &str = "/usr/bin/getsubids";
 /// What login.defs(5) has where it says nothing.
 const DEFAULT_LIMITS: (u32, u32) = (100_000, 600_100_000);
+/// Below are people and what useradd(8) gives out, and a home of systemd-homed has no place for more; what
+/// follows systemd leaves to containers (its `docs/UIDS-GIDS.md`).
+const FIRST: u32 = 524_288;
 /// Of nobody's: systemd-homed's users and its dynamic ones (systemd: `docs/UIDS-GIDS.md`).
 const RESERVED: [Range; 2] =
     [Range { start: 60_001, count: 513 }, Range { start: 61_184, count: 4336 }];
@@ -92,7 +95,9 @@ pub async fn plan(root: &Root, user: &User) -> Result<Option<Change>, Error> {
     refuse_other_sources(root)?;
     let definitions = read(root, "/etc/login.defs")?;
     let taken: Vec<_> = ranges(&subuid).chain(ranges(&subgid)).map(|(_, range)| range).collect();
-    let start = free_range(&taken, limits(&definitions)).ok_or_else(|| {
+    let (min, max) = limits(&definitions);
+    let high = free_range(&taken, (min.max(FIRST), max));
+    let start = high.or_else(|| free_range(&taken, (min, max))).ok_or_else(|| {
         Error::new(
             ErrorKind::Conflict,
             format!("no {COUNT} ids in a row are free between SUB_UID_MIN and SUB_UID_MAX"),
