@@ -14,6 +14,7 @@ pub mod polkit;
 pub mod raw;
 pub mod solo;
 pub mod status;
+pub mod virtual_machine;
 
 use std::{
     sync::{PoisonError, RwLock},
