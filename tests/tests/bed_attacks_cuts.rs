@@ -22,7 +22,7 @@ whole() {
 }
 # The next operation mends it: all of it, or nothing.
 mended() {
-    n=$(entries) || true
+    local n; n=$(entries) || true
     case $n in
     0) [ ! -e $conf ] && [ "$(cat $start)" = 1024 ] ;;
     1) [ -e $conf ] && [ "$(cat $start)" = 80 ] ;;
