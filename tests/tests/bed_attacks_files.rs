@@ -329,7 +329,7 @@ fn attack_25_the_environment_is_not_the_attackers() {
     );
     target
         .root_sh(
-            "pid=$(systemctl show -P MainPID rootlessd-helper); ! tr '\\0' '\\n' </proc/$pid/environ | grep -E '^(LD_|DBUS|GLIBC)'; \
+            "pid=$(systemctl show -P MainPID rootlessd-helper); if tr '\\0' '\\n' </proc/$pid/environ | grep -E '^(LD_|DBUS|GLIBC)'; then exit 1; fi; \
          systemctl unset-environment LC_ALL LANG LANGUAGE TZ PATH HOME LD_PRELOAD LD_LIBRARY_PATH GLIBC_TUNABLES; [ ! -e /tmp/evil/ran ]",
         )
         .ok();

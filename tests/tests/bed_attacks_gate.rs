@@ -138,12 +138,12 @@ fn attack_05_a_yes_is_for_one_question() {
     let mut terminal = target.spawn_user(["bash", "-c", script]);
     terminal.wait_line(SOON, |line| line.contains("Password"));
     terminal.send("secret\n");
-    let first = terminal.wait_line(SOON, |line| line.starts_with("80: "));
-    assert_eq!(first, "80: ok");
+    let first = terminal.wait_line(SOON, |line| line.contains("80: "));
+    assert!(first.ends_with("80: ok"), "{first}");
     terminal.wait_line(SOON, |line| line.contains("Password"));
     assert_eq!(target.port_start(), "80");
     terminal.send("wrong\n");
-    let second = terminal.wait_line(SOON, |line| line.starts_with("22: "));
+    let second = terminal.wait_line(SOON, |line| line.contains("22: "));
     assert!(REFUSALS.iter().any(|refusal| second.contains(refusal)), "{second}");
     assert_eq!(target.port_start(), "80");
     assert_eq!(target.ledger().len(), 1);
@@ -188,7 +188,7 @@ fn attack_06_without_an_answer_it_is_no() {
             changes,
             [
                 "/etc/polkit-1/rules.d/10-attack.rules".to_owned(),
-                "meta /etc/polkit-1/rules.d/10-attack.rules 644 0:0 ".to_owned()
+                "meta /etc/polkit-1/rules.d/10-attack.rules".to_owned()
             ]
             .into()
         );
@@ -230,9 +230,6 @@ fn attack_08_yes_to_all_is_yes_to_what_is_written_down() {
         "/etc/systemd/system/multi-user.target.wants",
         "/etc/sub",
         "/etc/.pwd.lock",
-        "/etc ",
-        "/etc/sysctl.d ",
-        "/etc/systemd/system ",
         // Where a file is a lower layer's, the directories above it are copied with it.
         "/usr/bin/rootlesskit",
         "net.ipv4.ip_unprivileged_port_start",
@@ -244,7 +241,8 @@ fn attack_08_yes_to_all_is_yes_to_what_is_written_down() {
             .find_map(|kind| change.strip_prefix(kind))
             .unwrap_or(&change);
         let known = allowed.iter().any(|start| change.starts_with(start));
-        assert!(known || ["/usr", "/usr/bin"].contains(&change), "{change}");
+        let above = ["/usr", "/usr/bin", "/etc", "/etc/sysctl.d", "/etc/systemd/system"];
+        assert!(known || above.contains(&change), "{change}");
     }
     // Of other users, nothing but what is everybody's.
     let others = target.root_sh("grep -hv ^mallory: /etc/subuid /etc/subgid").ok();
@@ -269,10 +267,10 @@ fn after_all(changes: std::collections::BTreeSet<String>) -> Vec<String> {
         let path = change.strip_prefix("meta ").unwrap_or(change);
         path.starts_with("/etc/subuid-")
             || path.starts_with("/etc/subgid-")
-            || path.starts_with("/etc ")
+            || path == "/etc"
             || path.starts_with("/etc/.pwd.lock")
-            || path.starts_with("/etc/systemd/system/paths.target.wants ")
-            || path.starts_with("/etc/systemd/system ")
+            || path.starts_with("/etc/systemd/system/paths.target.wants")
+            || path == "/etc/systemd/system"
     };
     changes.into_iter().filter(|change| !known(change)).collect()
 }
