@@ -1,5 +1,5 @@
 #!/bin/bash
-# test-vm.sh [TEST]...: what needs a kernel of its own, in virtual machines: those tests, or all. It takes about a quarter of an hour.
+# test-vm.sh [NAME]...: the tests in virtual machines, all or those that are named so.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/packages.sh

@@ -23,7 +23,7 @@ fn a_port_that_was_granted_works_at_once_and_no_other_does() {
         let refusal = machine.refused("80:80");
         assert!(refusal.contains("rootlessctl ports allow 80/tcp"), "{refusal}");
         let reason = ("port-privileged".to_owned(), "rootlessctl ports allow 80/tcp".to_owned());
-        assert_eq!(machine.reasons(), [reason.clone()]);
+        assert_eq!(machine.reasons(), std::slice::from_ref(&reason));
         let engine = victims(&machine.status());
 
         // A wrong password changes nothing.

@@ -202,7 +202,8 @@ impl Target {
         // Of what the helper never writes to, the time of the last change tells enough.
         let script = r#"
             find /etc -type f -exec sha256sum {} + | sed 's/\([^ ]*\)  \(.*\)/\2 \1/'
-            find /etc /usr -printf '%p %m %U:%G %l %s\n' | sed 's/^/meta /'
+            find /etc /usr -type d -printf '%p %m,%U:%G\n' | sed 's/^/meta /'
+            find /etc /usr -not -type d -printf '%p %m,%U:%G,%l,%s\n' | sed 's/^/meta /'
             find /boot /home /opt /root /srv /usr -printf '%p %C@\n' | sed 's/^/changed /'
             getcap -r /usr /etc /home /tmp /var 2>/dev/null | sed 's/^/caps /'
             find /sys/fs/bpf/rootlessd -mindepth 1 2>/dev/null | sed 's/$/ there/'
