@@ -4,7 +4,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 CARGO ?= cargo
 
-.PHONY: build run test test-fast test-vm fresh bench lint install uninstall
+.PHONY: build run test test-fast test-vm attacks fresh bench lint install uninstall
 
 build:
 	scripts/check-rust.sh
@@ -25,6 +25,9 @@ test-fast:
 # What needs a kernel of its own, in virtual machines that are emulated: slow.
 test-vm:
 	scripts/test-vm.sh
+# The attack list against the real helper, with the fuzzer's long run, as a table.
+attacks: build
+	scripts/attacks.sh
 
 # `make run` on fresh machines; downloads much.
 fresh:

@@ -178,6 +178,38 @@ pub fn ask_twice(starts: &[&str]) -> io::Result<()> {
     Ok(())
 }
 
+/// Has so many questions under way once there is an agent; how many were refused at once.
+pub fn pending(many: usize) -> io::Result<()> {
+    let mut client = Client::new()?;
+    client.flags = INTERACTIVE;
+    let body = arguments("q", &usual(&["80"]))?;
+    let (mut refused, mut waiting) = (0, 0);
+    let nobody = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired";
+    // Until the agent is there, there is nobody to ask.
+    while waiting == 0 {
+        for _ in 0..many {
+            client.send("SetUnprivilegedPortStart", &body)?;
+        }
+        waiting = many;
+        let mut asked = 0;
+        while waiting > 4 {
+            let reply = client.bus.receive()?;
+            waiting -= 1;
+            asked += usize::from(reply.error.as_deref() == Some(nobody));
+            refused += usize::from(reply.error.is_some());
+        }
+        if asked > 0 {
+            while waiting > 0 {
+                client.bus.receive()?;
+                waiting -= 1;
+            }
+            thread::sleep(Duration::from_millis(1100));
+        }
+    }
+    println!("refused {refused}, waiting {waiting}");
+    io::stdin().read_line(&mut String::new()).map(drop)
+}
+
 /// Asks for a low port start, and is gone a random time afterwards.
 pub fn vanish(many: usize, most: u64) -> io::Result<()> {
     let seed = Random::seed();
@@ -255,7 +287,7 @@ pub fn flood(seconds: u64, rate: u64, size: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// Calls and waits, again and again, for so long: how long an answer takes, in microseconds.
+/// Calls and waits, a hundred times a second, for so long: how long an answer takes, in microseconds.
 pub fn latency(seconds: u64) -> io::Result<()> {
     let mut client = Client::new()?;
     let body = arguments("", &[])?;
@@ -267,6 +299,8 @@ pub fn latency(seconds: u64) -> io::Result<()> {
         if reply.error.is_some() {
             println!("{}", reply.line());
         }
+        // One who has nothing else to do would be told that it is too often.
+        thread::sleep(Duration::from_millis(8));
     }
     times.sort_unstable();
     let at = |percent: usize| times[(times.len() - 1) * percent / 100];

@@ -5,6 +5,8 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     path::Path,
+    thread,
+    time::Duration,
 };
 
 use crate::attacks::{
@@ -211,7 +213,7 @@ impl Fuzz {
 
     fn send(&mut self, service: &Service, method: &Method, body: &Body) -> io::Result<()> {
         let flags = if self.random.one_in(2) { INTERACTIVE } else { 0 };
-        let serial = self.bus.send(&Call {
+        let sent = self.bus.send(&Call {
             destination: &service.name,
             path: &service.path,
             interface: &method.interface,
@@ -220,8 +222,11 @@ impl Fuzz {
             sender: None,
             files: 0,
             body,
-        })?;
+        });
         let what = format!("{} {:?} of {} bytes", method.name, body.signature, body.bytes.len());
+        let serial = sent.map_err(|error| {
+            io::Error::new(error.kind(), format!("{error}: {what}, after {:?}", self.open.values()))
+        })?;
         self.open.insert(serial, what);
         Ok(())
     }
@@ -233,6 +238,10 @@ impl Fuzz {
         let Some(what) = self.open.remove(&reply.to) else { return Ok(()) };
         let method = what.split(' ').next().unwrap_or_default();
         let result = short(&reply);
+        if result == "LimitsExceeded" && reply.text().contains("in a second") {
+            // Nothing is learnt from more of these: the next second begins soon.
+            thread::sleep(Duration::from_millis(300));
+        }
         *self.counts.entry(method.into()).or_default().entry(result).or_default() += 1;
         self.known.extend(reply.ids());
         self.known.dedup();

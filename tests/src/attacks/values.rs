@@ -46,6 +46,9 @@ const NUMBERS: [u64; 14] = [
     1 << 63,
 ];
 
+/// When there are so many bytes, lists are empty.
+const MOST: usize = 100_000;
+
 /// The signature of some arguments.
 pub fn signature(random: &mut Random) -> String {
     (0..random.below(4)).map(|_| kind(random, 3)).collect()
@@ -140,7 +143,8 @@ pub fn value(
             let inner = &kind[1..];
             // Many of what is small, now and then.
             let most = if random.one_in(20) { 3000 } else { 4 };
-            let many = random.below(most + 1);
+            // Of lists of lists, not all.
+            let many = if writer.bytes.len() > MOST { 0 } else { random.below(most + 1) };
             let longest = longest / many.max(1);
             writer.array(alignment(inner), |writer| {
                 (0..many).for_each(|_| value(random, writer, inner, longest.min(2000), known));
@@ -166,6 +170,9 @@ fn text(random: &mut Random, longest: usize, known: &[String]) -> Vec<u8> {
             (0..long).map(|_| 1 + (random.any() % 126) as u8).collect()
         }
         1 => "ä".repeat(longest.min(50_000) / 2).into_bytes(),
+        4 | 5 => {
+            random.pick(&["tcp", "udp", "own", "all", "cpu", "memory", "pids"]).as_bytes().to_vec()
+        }
         2 | 3 if !known.is_empty() => random.pick(known).clone().into_bytes(),
         2 => format!("{:032x}", u128::from(random.any())).into_bytes(),
         _ => random.pick(&WORDS).as_bytes().to_vec(),

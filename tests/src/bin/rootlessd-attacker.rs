@@ -38,6 +38,7 @@ fn run(words: &[OsString]) -> io::Result<()> {
             client::repeat(&mut Client::new()?, number(many)?, member, &body)
         }
         ["ask-twice", first, second] => client::ask_twice(&[first, second]),
+        ["pending", many] => client::pending(number(many)?),
         ["vanish", many, most] => client::vanish(number(many)?, number(most)?),
         ["become", ..] => client::become_another(&words[1..]),
         ["files", many] => client::files(number(many)?),
