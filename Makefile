@@ -25,6 +25,7 @@ test-fast:
 # What needs a kernel of its own, in virtual machines that are emulated: slow.
 test-vm:
 	scripts/test-vm.sh
+
 # The attack list against the real helper, with the fuzzer's long run, as a table.
 attacks: build
 	scripts/attacks.sh
