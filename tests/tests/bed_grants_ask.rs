@@ -153,6 +153,18 @@ fn a_late_yes_is_still_a_yes() {
         machine.user(["docker", "start", "web"]).ok();
         assert_eq!(machine.fetch("http://127.0.0.1:443/"), PAGE);
         assert_eq!(machine.reasons(), []);
+
+        // Whoever does not wait for the answer to try again is not asked again.
+        let waiting = run(&machine, "again", "81:80");
+        agent.wait_question();
+        ended(waiting, "125");
+        let start = "docker start again 2>&1; echo \"ended with $?\"";
+        let waiting = machine.spawn_user(["sh", "-c", start]);
+        agent.answer(ADMINISTRATOR.1);
+        ended(waiting, "0");
+        assert_eq!(machine.fetch("http://127.0.0.1:81/"), PAGE);
+        assert!(!agent.is_asked());
+        assert_eq!(machine.reasons(), []);
     });
 }
 
