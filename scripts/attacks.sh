@@ -2,7 +2,7 @@
 # attacks.sh: the attack list against the real helper, and the fuzzer with thousands of calls; prints a table. A test about
 # an attack has its number in its name.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 
 titles=(
     "every method as nobody"

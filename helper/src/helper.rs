@@ -103,8 +103,15 @@ impl Helper {
                 Ok(outcome)
             }
             Err(error) => {
-                ledger.entries = before;
-                ledger.save()?;
+                // Of a step that failed some may be done: a file is in its place, say, when the
+                // directory cannot be synced.
+                for entry in ledger.entries[before.len()..].to_vec() {
+                    if self.undo(ledger, &entry).await.is_err() {
+                        ledger.entries = before;
+                        ledger.save()?;
+                        break;
+                    }
+                }
                 Err(error)
             }
         }

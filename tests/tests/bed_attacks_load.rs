@@ -265,7 +265,7 @@ fn attack_29_whatever_it_is_called_with_the_supervisor_answers() {
         target
             .user(["systemctl", "--user", "show", "-P", "NRestarts", "-P", "Result", "rootlessd"])
             .ok(),
-        "0\nsuccess"
+        "success\n0"
     );
     assert_eq!(target.state(), "running");
 }
