@@ -23,7 +23,7 @@ Maintainer: a test <test@localhost>\nDescription: the same again\n' rootlesskit 
         [ ! -f $file ] || cp --parents -P $file $new
     done
     chmod 755 $new
-    dpkg-deb --root-owner-group --build $new $new.deb
+    dpkg-deb --root-owner-group -Znone --build $new $new.deb
     dpkg -i $new.deb
 "#;
 
