@@ -4,7 +4,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 CARGO ?= cargo
 
-.PHONY: build run test test-fast attacks fresh bench lint install uninstall
+.PHONY: build run test test-fast test-vm attacks fresh bench lint install uninstall
 
 build:
 	scripts/check-rust.sh
@@ -21,6 +21,10 @@ test:
 # Every test that needs no real systemd.
 test-fast:
 	scripts/test.sh --fast
+
+# What needs a kernel of its own, in virtual machines that are emulated: slow.
+test-vm:
+	scripts/test-vm.sh
 
 # The attack list against the real helper, with the fuzzer's long run, as a table.
 attacks: build

@@ -39,6 +39,12 @@ pub fn runtime_dir(xdg_runtime_dir: &Path) -> PathBuf {
     xdg_runtime_dir.join("rootlessd")
 }
 
+/// There while rootlessd has `docker.service` started for an engine that is up: the unit then follows the
+/// engine, and does not ask for its start, since somebody may have asked for its stop meanwhile.
+pub fn unit_follows(xdg_runtime_dir: &Path) -> PathBuf {
+    runtime_dir(xdg_runtime_dir).join("unit-follows")
+}
+
 /// The socket of [`VARLINK_INTERFACE`], below `$XDG_RUNTIME_DIR`.
 pub fn varlink_socket(xdg_runtime_dir: &Path) -> PathBuf {
     runtime_dir(xdg_runtime_dir).join(VARLINK_INTERFACE)

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rootlessd_api::{
     Error, Job, JobKind, JobOptions, State, Status,
     client::{ClientError, Watch},
+    names,
 };
 use sd_notify::NotifyState;
 use tokio::{
@@ -17,7 +18,9 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::{exit::Exit, failure::Failure, human::Clock, summary, supervisor::Supervisor};
+use crate::{
+    exit::Exit, failure::Failure, human::Clock, runtime_dir, summary, supervisor::Supervisor,
+};
 
 /// How long rootlessd may take to answer: it may be starting itself, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -54,7 +57,9 @@ async fn stop(supervisor: &Supervisor) -> Result<Exit, Failure> {
 }
 
 async fn follow(supervisor: &Supervisor) -> Result<Exit, Failure> {
-    let mut unit = Unit::default();
+    // Read at once: it is there for this process only.
+    let follows = names::unit_follows(&runtime_dir::find()?).exists();
+    let mut unit = Unit { follows, ..Unit::default() };
     let mut seen = false;
     loop {
         match unit.live(supervisor).await {
@@ -89,13 +94,15 @@ type Start = JoinHandle<Result<(Job, Status), ClientError>>;
 struct Unit {
     start: Option<Start>,
     refusal: Option<Error>,
+    /// Whether rootlessd had the unit started, for an engine that was up.
+    follows: bool,
     ready: bool,
 }
 
 impl Unit {
     /// Live through one connection.
     async fn live(&mut self, supervisor: &Supervisor) -> Result<Exit, Failure> {
-        self.start = if self.ready { None } else { start(supervisor).await? };
+        self.start = if self.ready || self.follows { None } else { start(supervisor).await? };
         let watch = supervisor.connect().await?.watch().await?;
         self.follow(watch).await
     }
@@ -137,7 +144,11 @@ impl Unit {
         }
         // Until the start has its answer, the engine may not have left the state it was in.
         match now.state {
-            State::Stopped if self.start.is_none() => Some(Ok(Exit::Ok)),
+            State::Stopped if self.start.is_none() => {
+                // For systemd, who ends in order has been there.
+                notify(&[NotifyState::Ready, NotifyState::Stopping]);
+                Some(Ok(Exit::Ok))
+            }
             State::Failed if self.start.is_none() => Some(Err(self.failure(now))),
             _ => None,
         }

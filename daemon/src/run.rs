@@ -202,7 +202,9 @@ async fn supervise(here: Here) -> io::Result<()> {
     }
     spawn_local(readiness::keep(handle.clone()));
     if let Some(systemd) = &systemd {
-        spawn_local(follower::keep(handle.clone(), systemd.clone()));
+        // One that an earlier rootlessd left behind says nothing.
+        let _ = files::remove(&names::unit_follows(&dirs.runtime));
+        spawn_local(follower::keep(handle.clone(), systemd.clone(), dirs.runtime.clone()));
     }
     if args.background {
         dup2_stderr(File::options().write(true).open("/dev/null")?)?;

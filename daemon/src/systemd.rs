@@ -106,10 +106,13 @@ impl Systemd {
         wait(removed, &job, name).await
     }
 
-    /// Start a unit, without waiting for it.
+    /// Start a unit, and wait for it.
     pub async fn start_unit(&self, name: &str) -> io::Result<()> {
-        self.manager().await?.start_unit(name, "fail").await.map_err(other)?;
-        Ok(())
+        let manager = self.manager().await?;
+        manager.subscribe().await.map_err(other)?;
+        let removed = manager.receive_job_removed().await.map_err(other)?;
+        let job = manager.start_unit(name, "fail").await.map_err(other)?;
+        wait(removed, &job, name).await
     }
 
     /// Stop a unit, without waiting for it.

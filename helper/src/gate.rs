@@ -14,7 +14,7 @@ use zbus::{
     Connection,
     fdo::DBusProxy,
     message::{Flags, Header},
-    names::UniqueName,
+    names::{UniqueName, WellKnownName},
     proxy::CacheProperties,
 };
 use zbus_polkit::policykit1::{AuthorityProxy, CheckAuthorizationFlags, Subject};
@@ -29,6 +29,9 @@ const MOST_A_SECOND: u32 = 200;
 const MOST_CALLERS: usize = 1024;
 /// How long polkit, and the bus, may take where nobody is asked.
 const ANSWER: Duration = Duration::from_millis(800);
+/// How long the bus may take to start polkit, for the first question since the machine was booted. Where it
+/// runs, and hangs, the answer is no at once nevertheless.
+const START: Duration = Duration::from_secs(10);
 /// How long a person may take.
 const PERSON: Duration = Duration::from_secs(120);
 
@@ -173,6 +176,7 @@ impl Caller {
         action: Action,
         details: &HashMap<&str, &str>,
     ) -> Result<(), Error> {
+        self.start_polkit().await?;
         let authority = AuthorityProxy::builder(&self.connection)
             .cache_properties(CacheProperties::No)
             .build()
@@ -204,6 +208,23 @@ impl Caller {
             )
             .with_remedy("run the same in a terminal with rootlessctl, or as root with rootlessd-helper apply")),
             (false, false) => Err(denied(&format!("polkit says no to {id}"))),
+        }
+    }
+
+    /// Has polkit started, if it does not run.
+    async fn start_polkit(&self) -> Result<(), Error> {
+        let bus = DBusProxy::new(&self.connection).await.map_err(|error| lost(&error))?;
+        let name = WellKnownName::from_static_str_unchecked("org.freedesktop.PolicyKit1");
+        match timeout(ANSWER, bus.name_has_owner(name.clone().into())).await {
+            Ok(Ok(true)) => return Ok(()),
+            Ok(Ok(false)) => {}
+            Ok(Err(error)) => return Err(unavailable(&error.to_string())),
+            Err(_) => return Err(unavailable("the bus does not answer")),
+        }
+        match timeout(START, bus.start_service_by_name(name, 0)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(unavailable(&error.to_string())),
+            Err(_) => Err(unavailable("it does not start")),
         }
     }
 

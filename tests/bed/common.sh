@@ -16,7 +16,7 @@ die() {
 need_root() {
     [ "$EUID" = 0 ] && return
     local settings=() v
-    for v in "${!ROOTLESSD_BED@}"; do settings+=("$v=${!v}"); done
+    for v in "${!ROOTLESSD_BED@}" "${!ROOTLESSD_VM@}"; do settings+=("$v=${!v}"); done
     exec sudo env "${settings[@]}" "$0" "$@"
 }
 

@@ -9,7 +9,7 @@ use std::fmt;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{self, Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -59,7 +59,12 @@ impl fmt::Display for Suite {
 #[derive(Debug)]
 pub struct Bed {
     name: String,
+    script: &'static str,
 }
+
+/// The scripts that do the work, which understand the same.
+const CONTAINER: &str = "bed/bed.sh";
+const VIRTUAL: &str = "vm/vm.sh";
 
 impl Bed {
     /// Boots a bed and returns when the user's manager is up. The first use of a suite takes a minute.
@@ -69,9 +74,19 @@ impl Bed {
 
     /// The same, with the contents of these folders copied over the root file system: `DESTDIR`s of `make install`.
     pub fn boot_with(suite: Suite, trees: &[&Path]) -> Self {
+        Self::boot_by(CONTAINER, suite, trees)
+    }
+
+    /// The same with a kernel of its own: a virtual machine, of `tests/vm/vm.sh`. Its first use takes some
+    /// minutes, and all that runs in it is some twenty times slower. It knows no units and no stock Docker.
+    pub fn boot_virtual(suite: Suite, trees: &[&Path]) -> Self {
+        Self::boot_by(VIRTUAL, suite, trees)
+    }
+
+    fn boot_by(script: &'static str, suite: Suite, trees: &[&Path]) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(1);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let bed = Self { name: format!("{suite}-{}-{number}", process::id()) };
+        let bed = Self { name: format!("{suite}-{}-{number}", process::id()), script };
         let mut args: Vec<OsString> = vec![suite.name().into(), bed.name.clone().into()];
         for tree in trees {
             args.extend(["--tree".into(), tree.into()]);
@@ -81,7 +96,7 @@ impl Bed {
             args.extend(["--owner".into(), process::id().to_string().into()]);
         }
         // Without a limit: it may have to build, or to wait for another process that does.
-        Output::of(&mut bed_sh(None, "boot", args)).ok();
+        Output::of(&mut bed.sh(None, "boot", args)).ok();
         bed
     }
 
@@ -199,8 +214,28 @@ impl Bed {
         verb: &str,
         args: impl IntoIterator<Item = A>,
     ) -> Command {
-        let mut command = bed_sh(limit, verb, [&self.name]);
+        let mut command = self.sh(limit, verb, [&self.name]);
         command.args(args);
+        command
+    }
+
+    /// `bed.sh VERB ARGS`. The limit stands behind `sudo`, so that it may signal what it started.
+    fn sh<A: AsRef<OsStr>>(
+        &self,
+        limit: Option<&str>,
+        verb: &str,
+        args: impl IntoIterator<Item = A>,
+    ) -> Command {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(self.script);
+        let mut command = match limit {
+            Some(seconds) => {
+                let mut timeout = as_root("timeout");
+                timeout.args(["--kill-after=5", seconds]).arg(script);
+                timeout
+            }
+            None => as_root(script),
+        };
+        command.arg(verb).args(args);
         command
     }
 }
@@ -212,7 +247,7 @@ impl Drop for Bed {
             eprintln!("---- bed {}\n{}{}----", self.name, log.stdout, log.stderr);
         }
         if keep() {
-            eprintln!("the bed {} stays, until: bed.sh stop {0}", self.name);
+            eprintln!("{} stays, until: tests/{} stop {0}", self.name, self.script);
             return;
         }
         let stopped = self.run("stop", [""; 0]);
@@ -397,25 +432,6 @@ fn keep() -> bool {
     env::var_os("ROOTLESSD_BED_KEEP").is_some()
 }
 
-/// `bed.sh VERB ARGS`. The limit stands behind `sudo`, so that it may signal what it started.
-fn bed_sh<A: AsRef<OsStr>>(
-    limit: Option<&str>,
-    verb: &str,
-    args: impl IntoIterator<Item = A>,
-) -> Command {
-    let script: PathBuf = [env!("CARGO_MANIFEST_DIR"), "bed", "bed.sh"].iter().collect();
-    let mut command = match limit {
-        Some(seconds) => {
-            let mut timeout = as_root("timeout");
-            timeout.args(["--kill-after=5", seconds]).arg(script);
-            timeout
-        }
-        None => as_root(script),
-    };
-    command.arg(verb).args(args);
-    command
-}
-
 fn as_root(program: impl AsRef<OsStr>) -> Command {
     let root = fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
     if root {
@@ -423,9 +439,11 @@ fn as_root(program: impl AsRef<OsStr>) -> Command {
     }
     let mut sudo = Command::new("sudo");
     sudo.arg("env");
-    for (name, value) in
-        env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ROOTLESSD_BED"))
-    {
+    let ours = |name: &OsString| {
+        let name = name.to_string_lossy();
+        name.starts_with("ROOTLESSD_BED") || name.starts_with("ROOTLESSD_VM")
+    };
+    for (name, value) in env::vars_os().filter(|(name, _)| ours(name)) {
         let mut assignment = name;
         assignment.push("=");
         assignment.push(value);

@@ -15,6 +15,7 @@ const CONFIG: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bu
 <busconfig>
   <listen>unix:path=PATH</listen>
   <auth>EXTERNAL</auth>
+  <servicedir>SERVICES</servicedir>
   <policy context="default">
     <allow user="*"/>
     <allow own="*"/>
@@ -46,10 +47,13 @@ impl TestBus {
     }
 
     /// Start dbus-daemon(1), which stands for the machine's: every user is let in, and who calls a name
-    /// that nobody has is told so.
+    /// that nobody has is told so. What it may start is in the folder beside `path` that ends in
+    /// `services`, when it reads its configuration.
     pub fn daemon(path: &Path) -> Self {
         let config = path.with_extension("conf");
-        fs::write(&config, CONFIG.replace("PATH", &path.display().to_string())).expect("written");
+        let services = path.with_extension("services").display().to_string();
+        let text = CONFIG.replace("PATH", &path.display().to_string());
+        fs::write(&config, text.replace("SERVICES", &services)).expect("written");
         let mut command = Command::new("dbus-daemon");
         let command =
             command.arg("--config-file").arg(config).args(["--nofork", "--print-address"]);

@@ -6,6 +6,7 @@ pub mod bus;
 pub mod changed;
 pub mod engine;
 pub mod front;
+pub mod grants;
 pub mod idl;
 pub mod install;
 pub mod machine;
@@ -13,6 +14,7 @@ pub mod polkit;
 pub mod raw;
 pub mod solo;
 pub mod status;
+pub mod virtual_machine;
 
 use std::{
     sync::{PoisonError, RwLock},

@@ -58,6 +58,12 @@ impl Machine {
         Self { bed: Bed::boot_with(suite, &all), suite }
     }
 
+    /// A virtual machine of Debian 13, with a kernel of its own. Nothing of rootlessd runs.
+    pub fn boot_virtual() -> Self {
+        let suite = Suite::Trixie;
+        Self { bed: Bed::boot_virtual(suite, &[install::tree()]), suite }
+    }
+
     /// Boots it, enables rootlessd, and returns when the engine runs.
     pub fn running(suite: Suite) -> Self {
         let machine = Self::boot(suite);

@@ -144,7 +144,7 @@ pub struct World {
     pub polkit: Polkit,
     /// The helper; ends when the helper does.
     pub helper: JoinHandle<zbus::Result<()>>,
-    _authority: Option<Connection>,
+    authority: Option<Connection>,
     bus: TestBus,
 }
 
@@ -181,21 +181,36 @@ impl World {
             agents: Arc::default(),
             cancelled: Arc::default(),
         };
-        let authority = async || {
-            let connection = bus.connect().await;
-            let path = "/org/freedesktop/PolicyKit1/Authority";
-            connection.object_server().at(path, polkit.clone()).await.expect("the bus answers");
-            connection.request_name("org.freedesktop.PolicyKit1").await.expect("the bus answers");
-            connection
-        };
-        let authority = if has_polkit { Some(authority().await) } else { None };
         let connection = bus.connect().await;
         let root = Root::tree(tree.path()).expect("a folder");
         let helper = Helper::new(root, Systemd::new(None));
         let helper = tokio::spawn(async move { service::run(helper, &connection).await });
-        let world = Self { tree, polkit, helper, _authority: authority, bus };
+        let mut world = Self { tree, polkit, helper, authority: None, bus };
+        if has_polkit {
+            world.start_polkit().await;
+        }
         world.named().await;
         world
+    }
+
+    /// The polkit is there from now on.
+    pub async fn start_polkit(&mut self) {
+        let connection = self.bus.connect().await;
+        let path = "/org/freedesktop/PolicyKit1/Authority";
+        connection.object_server().at(path, self.polkit.clone()).await.expect("the bus answers");
+        connection.request_name("org.freedesktop.PolicyKit1").await.expect("the bus answers");
+        self.authority = Some(connection);
+    }
+
+    /// The bus knows a polkit that it may start, and that takes its time.
+    pub async fn install_slow_polkit(&self) {
+        let services = self.tree.path().join("bus.services");
+        fs::create_dir(&services).expect("the tree");
+        let service = "[D-BUS Service]\nName=org.freedesktop.PolicyKit1\nExec=/bin/sleep 10\n";
+        fs::write(services.join("polkit.service"), service).expect("the tree");
+        let connection = self.bus.connect().await;
+        let bus = zbus::fdo::DBusProxy::new(&connection).await.expect("the bus answers");
+        bus.reload_config().await.expect("the bus answers");
     }
 
     /// Waits until the helper has its name.

@@ -57,6 +57,14 @@ fn docker_service_stands_for_the_engine() {
             machine.wait_unit("docker.service", "inactive", FOLLOWS);
         }
 
+        // A stop that comes while systemd still starts the unit is not taken back by it.
+        for _ in 0..10 {
+            machine.ctl(["start"]);
+            machine.ctl(["stop"]);
+            assert_eq!(machine.state(), "stopped");
+        }
+        machine.wait_unit("docker.service", "inactive", FOLLOWS);
+
         // A refusal is told by the unit too.
         machine.configure("[engine]\nstart = \"boot\"\nlive_restor = true\n");
         docker("start").fails();

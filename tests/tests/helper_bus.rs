@@ -86,6 +86,22 @@ fn attack_06_without_polkit_the_answer_is_no() {
 }
 
 #[test]
+fn a_polkit_that_has_to_be_started_is_waited_for() {
+    run(async {
+        let mut world = World::with(Answer::Yes, false).await;
+        world.install_slow_polkit().await;
+        let helper = world.proxy().await;
+        let call = tokio::spawn(async move { helper.set_unprivileged_port_start(80).await });
+        // Longer than one that runs may take to answer.
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        assert!(!call.is_finished());
+        world.start_polkit().await;
+        call.await.unwrap().unwrap();
+        assert_eq!(world.port_start(), "80\n");
+    });
+}
+
+#[test]
 fn attack_05_each_request_is_a_question_of_its_own() {
     run(async {
         let world = World::new(Answer::Ask).await;

@@ -102,8 +102,10 @@ impl Installed {
 
     /// A user whom somebody granted TCP port 80.
     fn grant_port_80(&self) {
+        let user = nix::unistd::User::from_uid(caller().into()).expect("the user database");
+        let name = user.expect("a user").name;
         let ledger = json!({ "version": 1, "entries": [{
-            "id": ID, "uid": caller(), "user": "u", "since": 1_764_025_545_000_000_u64,
+            "id": ID, "uid": caller(), "user": name, "since": 1_764_025_545_000_000_u64,
             "verb": "grant-ports", "protocol": "tcp", "port": 80,
         }]});
         let directory = self.path("var/lib/rootlessd");
@@ -112,8 +114,8 @@ impl Installed {
         fs::write(directory.join("ledger.json"), ledger.to_string()).expect("the tree");
     }
 
-    /// A supervisor that answers every call with this.
-    fn supervise(&self, answer: Value) {
+    /// A supervisor with these ports.
+    fn supervise(&self, ports: Value) {
         let directory = self.path("run");
         fs::create_dir(&directory).expect("the tree");
         fs::create_dir(directory.join("rootlessd")).expect("the tree");
@@ -122,6 +124,7 @@ impl Installed {
         for path in [&directory, &socket] {
             std::os::unix::fs::chown(path, Some(caller()), None).expect("the tree");
         }
+        let nothing = json!({});
         std::thread::spawn(move || {
             while let Ok((mut client, _)) = listener.accept() {
                 let mut byte = [0];
@@ -130,7 +133,11 @@ impl Installed {
                     call.push(byte[0]);
                     if byte == [0] {
                         let call = String::from_utf8(std::mem::take(&mut call)).expect("JSON");
-                        assert!(call.contains("org.rootlessd.Supervisor.ListPorts"), "{call}");
+                        let answer = match call {
+                            call if call.contains(".ListPorts") => &ports,
+                            call if call.contains(".RefreshPorts") => &nothing,
+                            call => panic!("{call}"),
+                        };
                         let reply = format!("{}\0", json!({ "parameters": answer }));
                         client.write_all(reply.as_bytes()).expect("the client waits");
                     }

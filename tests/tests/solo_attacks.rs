@@ -186,7 +186,9 @@ fn an_environment_of_others() {
                 // Ours to say.
                 "NOTIFY_SOCKET" => value.ends_with("/notify.sock"),
                 "LISTEN_FDS" => value == "1",
-                "ROOTLESSKIT_STATE_DIR" => value.ends_with("/dockerd-rootless"),
+                "ROOTLESSKIT_STATE_DIR" => ["/dockerd-rootless", "/rootlessd/engine/rootlesskit"]
+                    .iter()
+                    .any(|end| value.ends_with(end)),
                 "LISTEN_PID" => value != "1",
                 _ => !evil.iter().any(|(evil, _)| *evil == name),
             };

@@ -36,7 +36,7 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(60);
 /// How soon after a failed probe it is asked again.
 const PROBE_AGAIN: Duration = Duration::from_secs(5);
 /// How long to collect what containers do before dockerd is asked again.
-const PROBE_BURST: Duration = Duration::from_millis(200);
+const PROBE_BURST: Duration = Duration::from_millis(250);
 /// What a stop may take beyond its time before everything is killed.
 const STOP_GRACE: Duration = Duration::from_secs(3);
 /// What an engine may take to stop that is too young to be asked: it has no containers yet, and
@@ -308,6 +308,8 @@ impl<'a> Followed<'a> {
 /// started or ended.
 async fn keep_probing(socket: PathBuf, events: mpsc::Sender<Event>) {
     let mut containers = None;
+    // Whether it was asked just now because a container started or ended.
+    let mut happened = false;
     loop {
         if containers.is_none() {
             // Before dockerd is asked, so that nothing happens unseen in between.
@@ -328,13 +330,19 @@ async fn keep_probing(socket: PathBuf, events: mpsc::Sender<Event>) {
         if events.send(event).await.is_err() {
             return;
         }
+        if happened {
+            // What happens together is asked about once more: dockerd tells of an end before it counts it.
+            sleep(PROBE_BURST).await;
+            while let Some(Some(())) = next_of(&mut containers).now_or_never() {}
+            happened = false;
+            continue;
+        }
         tokio::select! {
             () = sleep(pause) => {}
-            happened = next_of(&mut containers) => {
-                // What happens together is asked about once.
-                sleep(PROBE_BURST).await;
-                while let Some(Some(())) = next_of(&mut containers).now_or_never() {}
-                if happened.is_none() {
+            told = next_of(&mut containers) => match told {
+                Some(()) => happened = true,
+                None => {
+                    sleep(PROBE_BURST).await;
                     containers = None;
                 }
             }

@@ -77,7 +77,8 @@ fn start(
         .env("NOTIFY_SOCKET", init.dir.notify_socket())
         .stdout(stdout)
         .stderr(stderr);
-    if init.plan.ask_ports {
+    // Of the two, dockerd and what it starts publish ports.
+    if init.plan.ask_ports && part == Part::Dockerd {
         command.env("ROOTLESSKIT_STATE_DIR", init.dir.port_proxy());
     }
     let pid = init.children.spawn(&mut command)?;
