@@ -39,7 +39,7 @@ titles=(
     "other cgroups, protocols, ports, containers"
 )
 
-export ROOTLESSD_FUZZ_CALLS=${ROOTLESSD_FUZZ_CALLS:-2000}
+export ROOTLESSD_FUZZ_CALLS=${ROOTLESSD_FUZZ_CALLS:-1000}
 tests=(--test helper_bus)
 for file in tests/tests/bed_attacks_*.rs; do tests+=(--test "$(basename "$file" .rs)"); done
 log=$(mktemp)

@@ -59,7 +59,7 @@ fn attack_12_the_capability_is_for_no_other_file() {
         ("a hard link to a setuid program", "ln /usr/bin/su $P", "rm $P"),
         (
             "a symbolic link above it",
-            "cp $O $P; mv /usr/bin /usr/bin.real && ln -s bin.real /usr/bin",
+            "cp $O $P; mv /usr/bin /usr/bin.real; /usr/bin.real/ln -s bin.real /usr/bin",
             "/usr/bin.real/rm /usr/bin; /usr/bin.real/mv /usr/bin.real /usr/bin; rm $P",
         ),
         (
@@ -314,7 +314,7 @@ fn attack_25_the_environment_is_not_the_attackers() {
 
     // Where root's own systemd has a strange one, the same is written, for the same people.
     target.root_sh(
-        "systemctl stop rootlessd-helper
+        "systemctl stop rootlessd-helper; systemctl start polkit
          systemctl set-environment LC_ALL=tr_TR.UTF-8 LANG=xx_YY LANGUAGE=de TZ=:/etc/shadow RUST_LOG=trace \
             RUST_BACKTRACE=full TMPDIR=/nonexistent HOME=/nonexistent PATH=/tmp/evil:/usr/bin IFS=/ BASH_ENV=/tmp/evil \
             DBUS_SYSTEM_BUS_ADDRESS=unix:path=/tmp/evil/bus MALLOC_PERTURB_=165 \
