@@ -57,7 +57,12 @@ impl Root {
         let ends = path.match_indices('/').map(|(end, _)| end).skip(1).chain([path.len()]);
         let mut last = None;
         for end in ends {
-            let directory = self.open(&path[..end], flags)?;
+            let directory = self.open(&path[..end], flags).map_err(|error| {
+                match error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) {
+                    true => io::Error::other(format!("{} is a symbolic link", &path[..end])),
+                    false => error,
+                }
+            })?;
             let metadata = directory.metadata()?;
             if !self.is_safe(&metadata) {
                 return Err(io::Error::other(format!(
