@@ -14,8 +14,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    bed::{Output, Spawned, Suite},
-    machine::Machine,
+    bed::{Output, Spawned, Suite, wait_for},
+    machine::{Machine, SOON},
 };
 
 /// Another user than `tester`, without subordinate ids.
@@ -147,11 +147,15 @@ impl Target {
         lines.collect()
     }
 
-    /// Calls a method as `tester`: the answer's first line.
+    /// Calls a method as `tester`: the answer's first line. While the helper has enough of that user, after
+    /// an attack, it is asked again.
     #[track_caller]
     pub fn answer<const N: usize>(&self, call: [&str; N]) -> String {
-        let answer = self.attack(["call"].iter().chain(&call)).ok();
-        answer.lines().next().unwrap_or_default().to_owned()
+        wait_for("the helper hears the user again", SOON, || {
+            let answer = self.attack(["call"].iter().chain(&call)).ok();
+            let line = answer.lines().next().unwrap_or_default().to_owned();
+            (!line.contains("LimitsExceeded")).then_some(line)
+        })
     }
 
     /// The helper's process, started if it is not there.
