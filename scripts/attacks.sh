@@ -53,7 +53,7 @@ failed=0
 printf '\n%2s  %-52s %s\n' "" attack result
 for n in "${!titles[@]}"; do
     number=$(printf %02d $((n + 1)))
-    results=$(sed -n "s/^test .*attack_${number}_.* \.\.\. \(ok\|FAILED\).*/\1/p" "$log" | sort | uniq -c)
+    results=$(sed -n "s/.*test .*attack_${number}_.* \.\.\. \(ok\|FAILED\).*/\1/p" "$log" | sort | uniq -c)
     case $results in
     "") result="no test" ;;
     *FAILED*) result=FAILED ;;
@@ -63,6 +63,25 @@ for n in "${!titles[@]}"; do
     printf '%2d  %-52s %s\n' $((n + 1)) "${titles[n]}" "$result"
 done
 printf '\n'
-sed -n '/^as .* polkit says/,/^$/p; /^seed/,/^$/p' "$log" | awk '!seen[$0]++' | grep -E '^(as |seed|[A-Z][A-Za-z]*: )'
+# Of the fuzzer's runs, what came back how often.
+awk '
+    /^as .*, polkit says/ { who = $0 }
+    /^seed [0-9]+$/ { seed = $2; fuzz = 1; next }
+    fuzz && /^[A-Z][A-Za-z]*: / {
+        sub(/^[A-Za-z]*: /, "")
+        for (n = split($0, results, ", "); n; n--) {
+            match(results[n], / [0-9]+$/)
+            many[substr(results[n], 1, RSTART - 1)] += substr(results[n], RSTART)
+        }
+        next
+    }
+    fuzz {
+        fuzz = 0
+        line = ""
+        for (result in many) line = line ", " result " " many[result]
+        if (line != "") print "fuzzer, " (who ? who : "the supervisor:") " seed " seed line
+        delete many
+        who = ""
+    }' "$log"
 printf '\n%d of %d\n' $((${#titles[@]} - failed)) ${#titles[@]}
 [ $failed = 0 ]

@@ -7,7 +7,7 @@ use rootlessd_tests::{
         client::METHODS,
         target::{AT_ONCE, LEDGER, MALLORY, Rule, Target},
     },
-    bed::{Suite, wait_for},
+    bed::{Spawned, Suite, wait_for},
     install::project,
     machine::{SOON, on_both},
 };
@@ -86,7 +86,7 @@ fn attack_03_who_becomes_another_program_is_still_who_asked() {
         .fails();
     for _ in 0..5 {
         target.root_sh("pkill -STOP -x polkitd").ok();
-        let su = "exec rootlessd-attacker become su root -c true";
+        let su = "exec rootlessd-attacker become su root -c true 2>/dev/null";
         let mut caller = target.spawn_user(["sh", "-c", su]);
         let uid = "pid=$(pgrep -x su) && awk '/^Uid:/ { exit $3 != 0 }' /proc/$pid/status";
         wait_for("su", SOON, || target.root_sh(uid).status.success().then_some(()));
@@ -136,11 +136,18 @@ fn attack_05_a_yes_is_for_one_question() {
                   socat - EXEC:\"pkttyagent --process $COPROC_PID\",pty,setsid,ctty,stderr <&5 | stdbuf -o0 tr : '\\n' &
                   echo begin >&4; cat <&3";
     let mut terminal = target.spawn_user(["bash", "-c", script]);
-    terminal.wait_line(SOON, |line| line.contains("Password"));
+    // What is typed before the agent has turned the echo off is lost.
+    let typed_now = |terminal: &mut Spawned| {
+        terminal.wait_line(SOON, |line| line.contains("Password"));
+        let quiet =
+            "stty -a -F $(readlink /proc/$(pgrep -x pkttyagent)/fd/0) | grep -q -- '-echo '";
+        wait_for("no echo", SOON, || target.root_sh(quiet).status.success().then_some(()));
+    };
+    typed_now(&mut terminal);
     terminal.send("secret\n");
     let first = terminal.wait_line(SOON, |line| line.contains("80: "));
     assert!(first.ends_with("80: ok"), "{first}");
-    terminal.wait_line(SOON, |line| line.contains("Password"));
+    typed_now(&mut terminal);
     assert_eq!(target.port_start(), "80");
     terminal.send("wrong\n");
     let second = terminal.wait_line(SOON, |line| line.contains("22: "));
