@@ -191,8 +191,11 @@ impl Helper {
         let pending: Vec<_> =
             ledger.entries.iter().filter(|entry| entry.pending).cloned().collect();
         for entry in pending {
-            self.undo(&mut ledger, &entry).await?;
-            journal("undone, as it was cut short", &entry);
+            match self.undo(&mut ledger, &entry).await {
+                Ok(_) => journal("undone, as it was cut short", &entry),
+                // It is tried again the next time. Nobody else has to wait for it.
+                Err(error) => journal_refusal("undoing", Some(entry.uid), &error),
+            }
         }
         Ok(Turn { ledger, _turn: guard })
     }

@@ -345,3 +345,19 @@ async fn a_uid_that_somebody_else_has_now_inherits_nothing() {
     assert_eq!(machine.helper.list(Some(&alice())).await.unwrap().len(), 1);
     assert_eq!(machine.helper.list(Some(&user("mallory", 1000))).await.unwrap(), []);
 }
+
+#[tokio::test]
+async fn what_cannot_be_undone_now_is_in_nobodys_way() {
+    let machine = Machine::new();
+    fs::create_dir_all(machine.tree.path().join("etc/systemd/system")).unwrap();
+    machine.start(&alice(), 80).await;
+    // Undoing it takes a systemd, which there is none of here.
+    let stuck = r#"{ "id": "0", "uid": 1000, "user": "alice", "since": 0, "pending": true,
+        "verb": "delegate-controllers", "controllers": ["cpu"] }, "#;
+    let ledger = machine.read(LEDGER).unwrap();
+    machine
+        .write(LEDGER, &ledger.replacen("{\n      \"id\"", &format!("{stuck}{{\n      \"id\""), 1));
+    assert_eq!(machine.helper.list(None).await.unwrap().len(), 2);
+    machine.start(&bob(), 0).await;
+    assert_eq!(machine.read(PORT_START).unwrap(), "0\n");
+}
