@@ -91,7 +91,8 @@ impl Helper {
         let grants = ledger.begin(user, changes)?;
         match self.apply(user, &change, &before, &ledger.entries).await {
             Ok(mut outcome) => {
-                for entry in &mut ledger.entries {
+                // These alone: an earlier one may still be waiting for its undoing.
+                for entry in &mut ledger.entries[before.len()..] {
                     entry.pending = false;
                 }
                 // Unless that is written down, the next operation undoes it.

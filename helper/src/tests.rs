@@ -360,4 +360,6 @@ async fn what_cannot_be_undone_now_is_in_nobodys_way() {
     assert_eq!(machine.helper.list(None).await.unwrap().len(), 2);
     machine.start(&bob(), 0).await;
     assert_eq!(machine.read(PORT_START).unwrap(), "0\n");
+    // Nor does it pass for done.
+    assert_eq!(machine.read(LEDGER).unwrap().matches("\"pending\": true").count(), 1);
 }
