@@ -15,8 +15,8 @@ if [ "${1:-}" != --fast ]; then
     exec cargo test --locked --workspace
 fi
 tests=(--lib)
-for file in tests/tests/*.rs; do
-    name=$(basename "$file" .rs)
+for test in tests/tests/*; do
+    name=$(basename "$test" .rs)
     [[ $name == bed_* ]] || tests+=(--test "$name")
 done
 cargo test --locked --workspace --exclude rootlessd-tests

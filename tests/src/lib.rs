@@ -1,5 +1,6 @@
 //! What the black-box tests share.
 
+pub mod apart;
 pub mod attacks;
 pub mod bed;
 pub mod bus;

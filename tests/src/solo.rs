@@ -31,7 +31,7 @@ use nix::sys::signal::Signal;
 use rustix::process::{Gid, Uid};
 use serde_json::Value;
 
-use self::namespaces::{HOMES, append, outer_pid};
+use self::namespaces::{HOMES, append};
 pub use self::{
     clients::{Knocker, Watch, get, listening_inode, page},
     namespaces::{bind, enter, mount_tmpfs},
@@ -39,6 +39,7 @@ pub use self::{
 };
 pub use crate::rounds;
 use crate::{
+    apart::outer_pid,
     bed::{Output, Spawned, wait_for},
     install,
 };

@@ -5,8 +5,8 @@ use std::{
     io::Write,
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::Path,
-    process::{self, Command},
-    sync::{Mutex, OnceLock},
+    process::Command,
+    sync::Mutex,
 };
 
 use nix::{
@@ -15,15 +15,11 @@ use nix::{
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::{bed::Output, install};
+use crate::{apart::Apart, bed::Output, install};
 
 /// Where the users' homes are. Not below `/run`, which RootlessKit copies, nor `/home`, where the
 /// project may lie.
 pub(super) const HOMES: &str = "/srv";
-/// Tells the program that it runs in its own namespaces: the mount namespace that it came from.
-const CAME_FROM: &str = "ROOTLESSD_TEST_CAME_FROM";
-/// What the users may have of our environment.
-const PASSED_ON: [&str; 3] = ["ROOTLESSD_BIN_DIR", "ROOTLESSD_ROUNDS", "RUST_BACKTRACE"];
 
 /// Append to one of our copies of the lists of users.
 pub(super) fn append(path: &str, line: &str) {
@@ -33,55 +29,15 @@ pub(super) fn append(path: &str, line: &str) {
     file.write_all(line.as_bytes()).expect(path);
 }
 
-/// Be root in namespaces of our own, from the first call on. In the program that was started it
-/// does not return: it runs itself again, with the same arguments, and ends as that one ends.
+/// Be root in namespaces of our own, from the first call on.
 pub fn enter() {
-    static ENTERED: OnceLock<()> = OnceLock::new();
-    ENTERED.get_or_init(|| match std::env::var(CAME_FROM) {
-        Ok(outside) => {
-            assert_ne!(outside, mount_namespace(), "{CAME_FROM} is not for people to set");
-            furnish();
-        }
-        Err(_) => process::exit(run_inside()),
-    });
-}
-
-fn mount_namespace() -> String {
-    fs::read_link("/proc/self/ns/mnt").expect("namespaces").display().to_string()
-}
-
-pub(super) fn outer_pid() -> u32 {
-    std::env::var("ROOTLESSD_TEST_PID").ok().and_then(|pid| pid.parse().ok()).expect("set by us")
-}
-
-fn run_inside() -> i32 {
-    let root = fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
-    let mut command = Command::new(if root { "env" } else { "sudo" });
-    if !root {
-        command.arg("env");
-    }
-    for name in PASSED_ON {
-        if let Ok(value) = std::env::var(name) {
-            command.arg(format!("{name}={value}"));
-        }
-    }
-    command
-        .arg(format!("{CAME_FROM}={}", mount_namespace()))
-        .arg(format!("ROOTLESSD_TEST_PID={}", process::id()))
-        .args(["setpriv", "--pdeathsig", "KILL", "--"])
-        .args(["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"])
-        // The first process of a pid namespace has to reap orphans, which a waiting shell does.
-        .args(["sh", "-c", "\"$@\"; exit $?", "sh"])
-        .arg(std::env::current_exe().expect("our own program"))
-        .args(std::env::args_os().skip(1));
-    let ended = command.status();
-    let ended = ended.unwrap_or_else(|error| {
-        panic!("these tests start engines as other users, so they need root, or sudo: {error}")
-    });
-    if !root && ended.code() == Some(1) {
-        eprintln!("these tests start engines as other users, so they need root, or sudo");
-    }
-    ended.code().unwrap_or(1)
+    let apart = Apart {
+        of: &["--net"],
+        passed_on: &["ROOTLESSD_BIN_DIR", "ROOTLESSD_ROUNDS", "RUST_BACKTRACE"],
+        why: "these tests start engines as other users, so they need root, or sudo",
+        furnish,
+    };
+    apart.enter();
 }
 
 /// Make our namespaces a place for users to be made in.

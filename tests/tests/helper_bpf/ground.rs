@@ -10,10 +10,7 @@ use std::{
     fs::{self, File},
     io::{self, Write},
     net::{IpAddr, SocketAddr},
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::fs::MetadataExt,
-    },
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     process::{self, Child, Command, Stdio},
     sync::OnceLock,
@@ -29,6 +26,7 @@ use nix::{
 };
 use rootlessd_api::Port;
 use rootlessd_helper::bpf::{Error, attach_ports, attached};
+use rootlessd_tests::apart::{Apart, outer_pid};
 use rustix::net::{
     AddressFamily, SocketType, bind, ipproto, socket, sockopt::set_socket_reuseaddr,
 };
@@ -37,10 +35,6 @@ use rustix::net::{
 const USER: u32 = 4242;
 /// Where our cgroup and bpf file systems are, and the program itself.
 const MOUNTS: &str = "/mnt";
-/// Tells the program that it runs in its own namespaces: the mount namespace that it came from.
-const CAME_FROM: &str = "ROOTLESSD_TEST_CAME_FROM";
-/// Its pid out there, which nobody else's cgroups have in their names.
-const OUTER_PID: &str = "ROOTLESSD_TEST_PID";
 /// Tells the program what it is to do as another process.
 const ERRAND: &str = "ROOTLESSD_TEST_ERRAND";
 
@@ -53,7 +47,8 @@ pub struct Ground {
 impl Ground {
     pub fn new(name: &str) -> Self {
         enter();
-        let pid = env::var(OUTER_PID).expect("set by us");
+        // Nobody else's cgroups have it in their names.
+        let pid = outer_pid();
         let cgroups = Path::new(MOUNTS).join(format!("cgroup/rootlessd-test-{pid}-{name}"));
         fs::create_dir(&cgroups).expect("a cgroup");
         let bpffs = Path::new(MOUNTS).join(name);
@@ -162,42 +157,14 @@ fn enter() {
             run_errand(&errand.split(' ').collect::<Vec<_>>());
             process::exit(0);
         }
-        match env::var(CAME_FROM) {
-            Ok(outside) => {
-                assert_ne!(outside, mount_namespace(), "{CAME_FROM} is not for people to set");
-                furnish();
-            }
-            Err(_) => process::exit(run_inside()),
-        }
+        let apart = Apart {
+            of: &["--cgroup"],
+            passed_on: &[],
+            why: "these tests load BPF programs, so they need root, or sudo",
+            furnish,
+        };
+        apart.enter();
     });
-}
-
-fn mount_namespace() -> String {
-    fs::read_link("/proc/self/ns/mnt").expect("namespaces").display().to_string()
-}
-
-fn run_inside() -> i32 {
-    let root = fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
-    let mut command = Command::new(if root { "env" } else { "sudo" });
-    if !root {
-        command.arg("env");
-    }
-    command
-        .arg(format!("{CAME_FROM}={}", mount_namespace()))
-        .arg(format!("{OUTER_PID}={}", process::id()))
-        .args(["setpriv", "--pdeathsig", "KILL", "--"])
-        .args(["unshare", "--mount", "--cgroup", "--pid"])
-        .args(["--fork", "--kill-child", "--mount-proc"])
-        // The first process of a pid namespace has to reap orphans, which a waiting shell does.
-        .args(["sh", "-c", "\"$@\"; exit $?", "sh"])
-        .arg(env::current_exe().expect("our own program"))
-        .args(env::args_os().skip(1));
-    let why = "these tests load BPF programs, so they need root, or sudo";
-    let ended = command.status().unwrap_or_else(|error| panic!("{why}: {error}"));
-    if !root && ended.code() == Some(1) {
-        eprintln!("{why}");
-    }
-    ended.code().unwrap_or(1)
 }
 
 fn furnish() {
