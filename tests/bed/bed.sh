@@ -67,8 +67,9 @@ join() {
 
 # ---- boot -------------------------------------------------------------------------------------------------------------
 
-boot() {
-    local suite=$1 trees=() owner='' rootfs image
+# Reads the words of `boot` into its `suite`, `trees` and `owner`, and the name in use.
+boot_words() {
+    suite=$1
     use "$2"
     shift 2
     while [ $# -gt 0 ]; do
@@ -79,13 +80,23 @@ boot() {
         esac
         shift 2
     done
+}
+
+# No other of this name is there any more, and its folder is begun with that one in it.
+make_room() {
+    clean
+    stop
+    mkdir -p "$1"
+    [ -z "$owner" ] || echo "$owner $(start_time "$owner")" >"$run/owner"
+}
+
+boot() {
+    local suite trees=() owner='' rootfs image
+    boot_words "$@"
 
     need_packages systemd-container busybox-static
     rootfs=$("$HERE/rootfs.sh" "$suite")
-    clean
-    stop
-    mkdir -p "$run/ctl"
-    [ -z "$owner" ] || echo "$owner $(start_time "$owner")" >"$run/owner"
+    make_room "$run/ctl"
     mkfifo "$run/ctl/ready"
     image=$BED/image-$(cat "$HERE/image.sh" "$(command -v busybox)" | sha256sum | cut -c1-12).tar
     [ -e "$image" ] || "$HERE/image.sh" "$image"

@@ -14,25 +14,7 @@ need_root "$@"
 suite=${1:?suite}
 
 key=$(cd "$HERE" && find rootfs.sh debian.sh tester.sh files -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -c1-12)
-out=$BED/rootfs-$suite-$key
-found() {
-    touch "$out" # the date of its last use
-    echo "$out"
-    exit
-}
-[ -d "$out" ] && found
-
-mkdir -p "$BED"
-chmod 700 "$BED" # there will be setuid programs in it
-exec 9>"$BED/rootfs-$suite.lock"
-flock 9
-[ -d "$out" ] && found # somebody else has built it meanwhile
-
-rm -rf --one-file-system "$BED/building-$suite".* # cut short
-work=$(mktemp -d "$BED/building-$suite.XXXXXX")
-trap 'rm -rf --one-file-system "$work"' EXIT
-chmod 755 "$work"
-root=$work/root
+cached "rootfs-$suite" "$key"
 
 echo "building a root file system of $suite: about a minute, once" >&2
 debian "$suite" "$root" --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
@@ -53,7 +35,4 @@ $systemctl mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer fst
     sys-fs-fuse-connections.mount proc-sys-fs-binfmt_misc.automount run-lock.mount tmp.mount \
     modprobe@{configfs,drm,efi_pstore,fuse,dm_mod,loop}.service console-getty.service getty@tty1.service
 
-mv "$root" "$out"
-# Earlier states that nobody has used for a week.
-find "$BED" -maxdepth 1 -name "rootfs-$suite-*" -mtime +7 -exec rm -rf --one-file-system {} +
-found
+put_away "$root"

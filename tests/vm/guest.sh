@@ -17,26 +17,9 @@ key=$(cd "$VM_HERE" && {
     find . ../bed/{debian,tester,image}.sh -type f -not -name README.md -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
     qemu-system-x86_64 --version # a state is for the QEMU that wrote it
 } | sha256sum | cut -c1-12)
-out=$BED/guest-$suite-$key
-found() {
-    touch "$out" # the date of its last use
-    echo "$out"
-    exit
-}
-[ -d "$out" ] && found
-
 [ "$(dpkg --print-architecture)" = amd64 ] || die "the guest is an amd64, and so has to be this machine"
-mkdir -p "$BED"
-chmod 700 "$BED" # the key to the guests is in it
-exec 9>"$BED/guest-$suite.lock"
-flock 9
-[ -d "$out" ] && found # somebody else has built it meanwhile
-
-rm -rf --one-file-system "$BED/building-$suite".* # cut short
-work=$(mktemp -d "$BED/building-$suite.XXXXXX")
+cached "guest-$suite" "$key"
 trap 'end; rm -rf --one-file-system "$work"' EXIT
-chmod 755 "$work"
-root=$work/root
 run=$work/run
 
 echo "building a guest of $suite: about three minutes, once" >&2
@@ -89,7 +72,4 @@ monitor "$timeout" 'migrate_set_parameter max-bandwidth 10G' "migrate \"exec:zst
     grep -q postmigrate || die "the guest cannot be frozen"
 rm -r "$run"
 
-mv "$work" "$out"
-# Earlier states that nobody has used for a week.
-find "$BED" -maxdepth 1 -name "guest-$suite-*" -mtime +7 -exec rm -rf --one-file-system {} +
-found
+put_away "$work"

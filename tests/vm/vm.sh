@@ -102,22 +102,10 @@ as_user() {
 # ---- its life ---------------------------------------------------------------------------------------------------------
 
 boot() {
-    local suite=$1 trees=() owner='' guest tree
-    use "$2"
-    shift 2
-    while [ $# -gt 0 ]; do
-        case $1 in
-        --tree) trees+=("$(realpath -e "$2")") ;;
-        --owner) owner=$2 ;;
-        *) die "boot: $1?" ;;
-        esac
-        shift 2
-    done
+    local suite trees=() owner='' guest tree
+    boot_words "$@"
     guest=$("$VM_HERE/guest.sh" "$suite")
-    clean
-    stop
-    mkdir -p "$run"
-    [ -z "$owner" ] || echo "$owner $(start_time "$owner")" >"$run/owner"
+    make_room "$run"
     start "$guest" on -incoming "exec:zstd -dcq $guest/state"
     (as_root date -s "@$(date +%s.%N)") >/dev/null
     [ ${#trees[@]} = 0 ] && return
