@@ -15,6 +15,9 @@ pub const ACTION_PREFIX: &str = "org.rootlessd.helper1.";
 /// The most ports that a request may name, and a user may have been granted.
 pub const MOST_PORTS: usize = 64;
 
+/// What `rootlessd-helper apply --dry-run` says where there is nothing to do.
+pub const NO_CHANGE: &str = "nothing has to be changed";
+
 words! {
     /// What can be granted.
     Verb {

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use rootlessd_api::{
     Error, ErrorKind, Port,
-    dbus::helper::{Dict, HelperProxy, to_grant, to_outcome},
+    dbus::helper::{Dict, HelperProxy, no_answer, to_grants, to_outcome},
     helper::Outcome,
 };
 use tokio::time::timeout;
@@ -45,9 +45,8 @@ impl Helper {
     /// The ports that the user was granted.
     pub async fn granted(&self) -> Result<BTreeSet<Port>, Error> {
         soon(async {
-            let grants = self.connect().await?.list_grants().await?;
-            let grants: Result<Vec<_>, _> = grants.into_iter().map(to_grant).collect();
-            Ok(grants?.into_iter().flat_map(|grant| grant.ports).collect())
+            let grants = to_grants(self.connect().await?.list_grants().await?)?;
+            Ok(grants.into_iter().flat_map(|grant| grant.ports).collect())
         })
         .await
     }
@@ -101,9 +100,4 @@ fn ports(ports: &[(String, u16)]) -> Result<BTreeSet<Port>, Error> {
         .map(port)
         .collect::<Result<_, _>>()
         .map_err(|why| Error::new(ErrorKind::Internal, format!("the helper names no port: {why}")))
-}
-
-fn no_answer() -> Error {
-    Error::new(ErrorKind::Timeout, "rootlessd-helper does not answer")
-        .with_remedy("systemctl status rootlessd-helper")
 }

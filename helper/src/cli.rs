@@ -5,7 +5,7 @@ use std::{process::ExitCode, str::FromStr};
 use clap::{Args, Parser, Subcommand};
 use rootlessd_api::{
     Error, ErrorKind, Port,
-    helper::{Controller, Grant, Outcome, PingRange},
+    helper::{Controller, Grant, NO_CHANGE, Outcome, PingRange},
 };
 
 use crate::{
@@ -176,7 +176,7 @@ impl Apply {
         }
         let changes = helper.look(&user, &request).await?;
         if changes.is_empty() {
-            println!("nothing has to be changed");
+            println!("{NO_CHANGE}");
         }
         changes.iter().flat_map(|change| change.describe()).for_each(|line| println!("{line}"));
         Ok(())

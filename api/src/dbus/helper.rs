@@ -96,6 +96,17 @@ pub fn to_outcome(mut dict: Dict) -> Result<Outcome, Error> {
     })
 }
 
+/// Reads a list of [`grant`]s.
+pub fn to_grants(dicts: Vec<Dict>) -> Result<Vec<Grant>, Error> {
+    dicts.into_iter().map(to_grant).collect()
+}
+
+/// The helper's silence.
+pub fn no_answer() -> Error {
+    Error::new(ErrorKind::Timeout, "rootlessd-helper does not answer")
+        .with_remedy("systemctl status rootlessd-helper")
+}
+
 /// Reads [`grant`].
 pub fn to_grant(mut dict: Dict) -> Result<Grant, Error> {
     let verb: String = take(&mut dict, "verb")?;

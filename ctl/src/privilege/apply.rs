@@ -5,7 +5,7 @@ use std::{
     process::Stdio,
 };
 
-use rootlessd_api::{Error, ErrorKind};
+use rootlessd_api::{Error, ErrorKind, helper::NO_CHANGE};
 use tokio::process::Command;
 
 use crate::failure::Failure;
@@ -14,8 +14,6 @@ use crate::failure::Failure;
 const NAME: &str = "rootlessd-helper";
 /// Where it is if it is not installed beside us. Never looked for in `PATH`, which is anybody's.
 const DIRECTORIES: [&str; 2] = ["/usr/local/sbin", "/usr/sbin"];
-/// What it says where there is nothing to do.
-const NOTHING: &str = "nothing has to be changed";
 
 /// The command line by which root does what was asked for.
 pub fn line(words: &[String]) -> String {
@@ -65,7 +63,7 @@ fn find(own: Option<&Path>, directories: &[&Path]) -> Option<PathBuf> {
 }
 
 fn changes(stdout: &str) -> Vec<String> {
-    stdout.lines().filter(|line| *line != NOTHING).map(str::to_owned).collect()
+    stdout.lines().filter(|line| *line != NO_CHANGE).map(str::to_owned).collect()
 }
 
 /// The last thing that it said.

@@ -4,7 +4,7 @@ use std::{future::Future, time::Duration};
 
 use rootlessd_api::{
     Error, ErrorKind,
-    dbus::helper::{Dict, HelperProxy, to_grant},
+    dbus::helper::{HelperProxy, no_answer, to_grants},
     helper::Grant,
 };
 use tokio::{
@@ -50,7 +50,7 @@ impl Helper {
 
     /// What was granted to the caller. Nobody is asked.
     pub async fn grants(&self) -> Result<Vec<Grant>, Error> {
-        read_grants(self.quietly(self.0.list_grants()).await?)
+        to_grants(self.quietly(self.0.list_grants()).await?)
     }
 
     /// Makes a call for which nobody is asked.
@@ -143,11 +143,6 @@ pub async fn grants_briefly() -> Option<Vec<Grant>> {
     timeout(BRIEFLY, grants).await.ok()?.ok()
 }
 
-/// Grants as the bus has them.
-pub fn read_grants(dicts: Vec<Dict>) -> Result<Vec<Grant>, Error> {
-    dicts.into_iter().map(to_grant).collect()
-}
-
 /// A failure of the helper. Where nobody could be asked, or there is nobody to ask, root can do the
 /// same: `words` is what stands after `rootlessd-helper apply`.
 pub fn failure(mut error: Error, words: &[String]) -> Failure {
@@ -182,8 +177,7 @@ fn missing_named(error: zbus::Error) -> Error {
 }
 
 fn late<T>(_: T) -> Error {
-    Error::new(ErrorKind::Timeout, "rootlessd-helper does not answer")
-        .with_remedy("systemctl status rootlessd-helper")
+    no_answer()
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! `privileges`: what was granted, what that changed, and where the machine is not so any more.
 
-use rootlessd_api::helper::Grant;
+use rootlessd_api::{dbus::helper::to_grants, helper::Grant};
 use serde_json::json;
 
 use super::{
     grant::short,
-    helper::{Helper, failure, read_grants},
+    helper::{Helper, failure},
 };
 use crate::{
     exit::Exit,
@@ -21,7 +21,7 @@ pub async fn list(all: bool, json: bool) -> Result<Exit, Failure> {
     let grants = match all {
         true => {
             let answer = helper.asking(async |helper| helper.list_all_grants().await).await;
-            read_grants(answer.map_err(|asked| asked.failure(&words))?).map_err(Failure::Api)?
+            to_grants(answer.map_err(|asked| asked.failure(&words))?).map_err(Failure::Api)?
         }
         false => helper.grants().await.map_err(|error| failure(error, &words))?,
     };

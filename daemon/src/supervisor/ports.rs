@@ -93,8 +93,12 @@ impl Supervisor {
         self.ports.work.spawn_local(async move {
             let _turn = turn.lock().await;
             let outcome = helper.request(&ports, interactive).await;
+            let granted = outcome.is_ok();
             let _ = reply.send(outcome);
-            News::Granted(helper.granted().await)
+            match granted {
+                true => News::Granted(helper.granted().await),
+                false => News::Nothing,
+            }
         });
     }
 
