@@ -12,12 +12,13 @@ scripts/lint.sh
 # The real engine and the beds are driven with what `make install` installs.
 make -s build
 if [ "${1:-}" != --fast ]; then
-    exec cargo test --locked --workspace
+    # To the end whatever fails: whoever reads it later sees all of it.
+    exec cargo test --locked --workspace --no-fail-fast
 fi
 tests=(--lib)
 for test in tests/tests/*; do
     name=$(basename "$test" .rs)
     [[ $name == bed_* ]] || tests+=(--test "$name")
 done
-cargo test --locked --workspace --exclude rootlessd-tests
-cargo test --locked -p rootlessd-tests "${tests[@]}"
+cargo test --locked --workspace --no-fail-fast --exclude rootlessd-tests
+cargo test --locked -p rootlessd-tests --no-fail-fast "${tests[@]}"

@@ -132,7 +132,7 @@ fn a_late_yes_is_still_a_yes() {
         let other = run(&machine, "other", "8443:80");
         let refusal = ended(waiting, "125");
         let took = begin.elapsed();
-        assert!((HELD[0]..HELD[1]).contains(&took), "{took:?}");
+        assert!((HELD[0]..HELD[1]).contains(&took), "{took:?}: {refusal}");
         for text in ["443/tcp", "The question whether to grant it is still open", "docker start"] {
             assert!(refusal.contains(text), "{refusal}");
         }
