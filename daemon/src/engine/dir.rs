@@ -103,6 +103,11 @@ impl EngineDir {
         files::remove(&self.0.join("engine.json"))
     }
 
+    /// What happened to single parts of it.
+    pub fn incidents(&self) -> PathBuf {
+        self.0.join("incidents.jsonl")
+    }
+
     /// How the engine died, if it did so itself: `engine-init` and `engine-shim` write it.
     pub fn read_death(&self) -> io::Result<Option<Death>> {
         files::read_json(&self.death())

@@ -5,6 +5,7 @@ pub mod dir;
 pub mod docker;
 pub mod driver;
 pub mod exec;
+pub mod incidents;
 pub mod init;
 pub mod log;
 pub mod processes;

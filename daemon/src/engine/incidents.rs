@@ -1,0 +1,130 @@
+//! What happened to single parts of a running engine: `incidents.jsonl` in the engine's directory.
+//!
+//! engine-shim and engine-init append what they lose and what they mend. rootlessd reads along, and
+//! one that comes later reads from the start, so that nobody has to be there to see it. Kinds are
+//! only added: a line that a reader does not know is none of its business.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, BufRead, BufReader, Write},
+    os::unix::fs::OpenOptionsExt,
+};
+
+use futures_util::StreamExt;
+use inotify::{EventStream, Inotify, WatchMask};
+use rootlessd_api::{Death, Part};
+use serde::{Deserialize, Serialize};
+
+use super::dir::EngineDir;
+
+/// What happened to a part, while the engine as a whole lives on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Incident {
+    /// It died, or was ended since it hung, and is being replaced.
+    Lost(Death),
+    /// It was replaced.
+    Replaced {
+        /// Which.
+        part: Part,
+        /// When, in µs of CLOCK_REALTIME.
+        at: u64,
+        /// How long after its loss, in µs.
+        took: u64,
+    },
+    /// It cannot be replaced for now: the engine goes on without it.
+    Missing {
+        /// Which.
+        part: Part,
+        /// When, in µs of CLOCK_REALTIME.
+        at: u64,
+        /// Why.
+        text: String,
+    },
+}
+
+impl Incident {
+    /// The part that it is about.
+    pub const fn part(&self) -> Part {
+        match self {
+            Self::Lost(death) => death.part,
+            Self::Replaced { part, .. } | Self::Missing { part, .. } => *part,
+        }
+    }
+}
+
+/// Write an incident down. A line is one write, so that lines of two processes do not mix.
+pub fn append(dir: &EngineDir, incident: &Incident) -> io::Result<()> {
+    let mut line = serde_json::to_vec(incident)?;
+    line.push(b'\n');
+    open(dir)?.write_all(&line)
+}
+
+/// The incidents of an engine, from the first to those that are still to come.
+pub struct Incidents {
+    lines: BufReader<File>,
+    /// What was read of a line that is not whole yet.
+    begun: Vec<u8>,
+    changes: EventStream<[u8; 1024]>,
+}
+
+impl Incidents {
+    /// Begin with the first.
+    pub fn of(dir: &EngineDir) -> io::Result<Self> {
+        let lines = BufReader::new(open(dir)?);
+        let inotify = Inotify::init()?;
+        inotify.watches().add(dir.incidents(), WatchMask::MODIFY)?;
+        Ok(Self { lines, begun: vec![], changes: inotify.into_event_stream([0; 1024])? })
+    }
+
+    /// The next; waits for it. `None` if the file cannot be read any more.
+    pub async fn next(&mut self) -> Option<Incident> {
+        loop {
+            while let Some(line) = self.next_line()? {
+                match serde_json::from_slice(&line) {
+                    Ok(incident) => return Some(incident),
+                    Err(error) => tracing::debug!("an incident of another release: {error}"),
+                }
+            }
+            self.changes.next().await?.ok()?;
+        }
+    }
+
+    /// A whole line that is there already; `Some(None)`: not yet.
+    #[expect(clippy::option_option, reason = "the end of all lines, and the end for now")]
+    fn next_line(&mut self) -> Option<Option<Vec<u8>>> {
+        self.lines.read_until(b'\n', &mut self.begun).ok()?;
+        Some(self.begun.ends_with(b"\n").then(|| std::mem::take(&mut self.begun)))
+    }
+}
+
+fn open(dir: &EngineDir) -> io::Result<File> {
+    OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(dir.incidents())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn incidents_are_read_from_the_first_and_followed() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = EngineDir::at(temporary.path().join("engine"));
+        dir.make().unwrap();
+        let replaced = |took| Incident::Replaced { part: Part::Dockerd, at: 1, took };
+        append(&dir, &replaced(1)).unwrap();
+        let mut incidents = Incidents::of(&dir).unwrap();
+        assert_eq!(incidents.next().await, Some(replaced(1)));
+
+        // A kind of a later release, and a line that comes in two pieces.
+        let line = serde_json::to_string(&replaced(2)).unwrap();
+        let (head, tail) = line.split_at(9);
+        open(&dir).unwrap().write_all(format!("{{\"healed\":1}}\n{head}").as_bytes()).unwrap();
+        let writing = async {
+            tokio::task::yield_now().await;
+            open(&dir).unwrap().write_all(format!("{tail}\n").as_bytes()).unwrap();
+        };
+        let (incident, ()) = tokio::join!(incidents.next(), writing);
+        assert_eq!(incident, Some(replaced(2)));
+    }
+}
