@@ -19,7 +19,7 @@ debian() {
     shift 2
     need_packages mmdebstrap debian-archive-keyring
     mirror=${ROOTLESSD_BED_MIRROR:-$(debian_mirror)}
-    [ -n "$mirror" ] || { apt-get -qq update >&2 && mirror=$(debian_mirror); }
+    [ -n "$mirror" ] || { in_turn apt_get update >&2 && mirror=$(debian_mirror); }
     [ -n "$mirror" ] || die "apt knows no Debian mirror here: name one in ROOTLESSD_BED_MIRROR"
 
     # Debian signs a suite with the keys of its time. A machine older than the suite may lack them; its own apt then
