@@ -34,7 +34,9 @@ debian() {
     fi
 
     apt_settings >"$work/apt.conf"
-    mmdebstrap --quiet --mode=root --variant=minbase --keyring="$keys/debian-archive-keyring.gpg" \
+    # It sees no processes but its own: some packages' scripts end daemons by the path of their program, which is the same
+    # one in other beds, and on the machine (seen: polkitd's).
+    unshare --pid --fork --kill-child --mount-proc mmdebstrap --quiet --mode=root --variant=minbase --keyring="$keys/debian-archive-keyring.gpg" \
         --aptopt="$work/apt.conf" --aptopt='APT::Install-Recommends "false"' --dpkgopt=force-unsafe-io "$@" \
         "$suite" "$root" "$mirror" >&2
 }
