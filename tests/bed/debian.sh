@@ -4,7 +4,7 @@
 # The mirror is the one that the machine itself uses.
 debian_mirror() {
     # shellcheck disable=SC2016 # these are apt's variables
-    apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' | head -n 1
+    apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' | sed -n 1p
 }
 
 # How to fetch (proxies, checks of dates) is the machine's own affair, too.
