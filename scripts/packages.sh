@@ -5,17 +5,38 @@ privileged() {
     if [ "$EUID" = 0 ]; then "$@"; else sudo "$@"; fi
 }
 
+apt_get() {
+    privileged env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=600 "$@"
+}
+
+# in_turn COMMAND...: one of ours at a time. apt waits for others' lock of the packages, but not for that of the lists.
+in_turn() (
+    exec {turn}</var/lib/dpkg
+    flock "$turn"
+    "$@" {turn}<&- # what a package starts does not keep the lock
+)
+
 need_packages() {
-    local missing=() package
+    local missing
+    missing=$(missing_of "$@")
+    [ -z "$missing" ] || in_turn install_missing "$@"
+}
+
+missing_of() {
+    local package
     for package; do
-        [ "$(dpkg-query -Wf '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+        [ "$(dpkg-query -Wf '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || echo "$package"
     done
-    [ ${#missing[@]} = 0 ] && return
+}
+
+install_missing() {
+    local missing
+    mapfile -t missing < <(missing_of "$@")
+    [ ${#missing[@]} != 0 ] || return 0 # somebody else has installed them meanwhile
     echo "installing ${missing[*]}" >&2
-    local get=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0)
-    local install=("${get[@]}" install --no-install-recommends -y "${missing[@]}")
+    local install=(apt_get install --no-install-recommends -y "${missing[@]}")
     # The lists of a fresh machine are empty or old: they are fetched only if that turns out to be so.
-    privileged "${install[@]}" >/dev/null 2>&1 || { privileged "${get[@]}" update >&2 && privileged "${install[@]}" >&2; }
+    "${install[@]}" >/dev/null 2>&1 || { apt_get update >&2 && "${install[@]}" >&2; }
 }
 
 # Rust links with it.

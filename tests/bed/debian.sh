@@ -4,7 +4,7 @@
 # The mirror is the one that the machine itself uses.
 debian_mirror() {
     # shellcheck disable=SC2016 # these are apt's variables
-    apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' | head -n 1
+    apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' | sed -n 1p
 }
 
 # How to fetch (proxies, checks of dates) is the machine's own affair, too.
@@ -19,7 +19,7 @@ debian() {
     shift 2
     need_packages mmdebstrap debian-archive-keyring
     mirror=${ROOTLESSD_BED_MIRROR:-$(debian_mirror)}
-    [ -n "$mirror" ] || { apt-get -qq update >&2 && mirror=$(debian_mirror); }
+    [ -n "$mirror" ] || { in_turn apt_get update >&2 && mirror=$(debian_mirror); }
     [ -n "$mirror" ] || die "apt knows no Debian mirror here: name one in ROOTLESSD_BED_MIRROR"
 
     # Debian signs a suite with the keys of its time. A machine older than the suite may lack them; its own apt then
@@ -34,7 +34,9 @@ debian() {
     fi
 
     apt_settings >"$work/apt.conf"
-    mmdebstrap --quiet --mode=root --variant=minbase --keyring="$keys/debian-archive-keyring.gpg" \
+    # It sees no processes but its own: some packages' scripts end daemons by the path of their program, which is the same
+    # one in other beds, and on the machine (seen: polkitd's).
+    unshare --pid --fork --kill-child --mount-proc mmdebstrap --quiet --mode=root --variant=minbase --keyring="$keys/debian-archive-keyring.gpg" \
         --aptopt="$work/apt.conf" --aptopt='APT::Install-Recommends "false"' --dpkgopt=force-unsafe-io "$@" \
         "$suite" "$root" "$mirror" >&2
 }

@@ -68,8 +68,8 @@ wait_boots 1
 (as_root systemctl is-system-running --wait) >&2 || { (as_root systemctl --failed) >&2; die "the guest is not well"; }
 (as_root sh -c 'sync; echo 3 >/proc/sys/vm/drop_caches')
 hang_up
-monitor "$timeout" 'migrate_set_parameter max-bandwidth 10G' "migrate \"exec:zstd -q -1 >$work/state\"" 'info status' quit |
-    grep -q postmigrate || die "the guest cannot be frozen"
+said=$(monitor "$timeout" 'migrate_set_parameter max-bandwidth 10G' "migrate \"exec:zstd -q -1 >$work/state\"" 'info status' quit)
+[[ $said == *postmigrate* ]] || die "the guest cannot be frozen: $said"
 rm -r "$run"
 
 put_away "$work"
