@@ -21,6 +21,8 @@ impl Init {
         let was_ready = self.status.borrow().stage == Stage::Ready;
         self.status.send_modify(|status| status.stage = Stage::Stopping);
 
+        self.stop_mending();
+
         self.begin(Phase::Containers);
         if was_ready && self.dockerd.is_some() {
             let until = deadline.min(Instant::now() + RELOAD_TIMEOUT);
@@ -41,9 +43,9 @@ impl Init {
     /// Have dockerd stop its containers when it ends, the way it does without live-restore: with
     /// their own signal and time, and without marking them as stopped by hand, so that their
     /// restart policies bring them back.
-    async fn end_live_restore(&self) {
-        let socket = &self.plan.docker.socket;
-        match docker::info(socket).await {
+    async fn end_live_restore(&mut self) {
+        let socket = self.plan.docker.socket.clone();
+        match docker::info(&socket).await {
             Ok(info) if !info.live_restore_enabled => return,
             Ok(_) => {}
             Err(error) => tracing::warn!("dockerd does not tell how it is: {error}"),
@@ -56,7 +58,7 @@ impl Init {
             dockerd.signal(Signal::SIGHUP);
         }
         // dockerd tells nobody who is not subscribed when it has read it, so it is asked.
-        while !docker::info(socket).await.is_ok_and(|info| !info.live_restore_enabled) {
+        while !docker::info(&socket).await.is_ok_and(|info| !info.live_restore_enabled) {
             sleep(Duration::from_millis(10)).await;
         }
     }

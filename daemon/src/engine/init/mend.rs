@@ -1,0 +1,295 @@
+//! Parts that died are replaced under the containers, and so are those that somebody wants replaced:
+//! the namespaces, containerd's shims and what they run do not notice.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+use rootlessd_api::{Death, Error, ErrorKind, Part};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout},
+};
+
+use super::{Init, Interruption, Stage, parts};
+use crate::{
+    engine::{
+        incidents::{self, Incident},
+        shim,
+    },
+    restart_policy::RestartPolicy,
+    rootlesskit::{self, port},
+    sys::{children::Exit, clock, files},
+};
+
+/// How long a part may take to end that is to be replaced; its containers are none of its business.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long RootlessKit may take to forget what a dead dockerd published; it takes milliseconds.
+const PORTS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What is lost, and what is being done about it.
+#[derive(Debug, Default)]
+pub(super) struct Mending {
+    /// When parts died, in CLOCK_BOOTTIME since boot, the newest last; only those of the window.
+    deaths: Vec<Duration>,
+    /// Who is not ready again, and since when.
+    lost: BTreeMap<Part, Instant>,
+    /// Who is to end and be replaced, and has not ended yet.
+    ending: BTreeSet<Part>,
+    /// When the next one may be started, if it has to wait.
+    pause: Option<Instant>,
+    /// Who waits until nothing is lost.
+    waiting: Vec<oneshot::Sender<Result<(), Error>>>,
+}
+
+impl Mending {
+    /// When there is something to be done though nothing happened.
+    pub const fn pause(&self) -> Option<Instant> {
+        self.pause
+    }
+}
+
+/// How long to wait before a part that died is replaced: the first of a window is replaced at once,
+/// the next ones like a whole engine. `None`: too many died, and the engine is given up.
+fn remedy(policy: &RestartPolicy, deaths: &mut Vec<Duration>, now: Duration) -> Option<Duration> {
+    let delay = policy.count(deaths, now)?;
+    Some(if deaths.len() > 1 { delay } else { Duration::ZERO })
+}
+
+impl Init {
+    /// Do the next that has to be done so that both parts run.
+    pub(super) async fn mend(&mut self) -> Result<(), Interruption> {
+        let now = Instant::now();
+        self.kill_overdue(now);
+        self.end_next(now);
+        if self.mending.pause.is_some_and(|pause| pause > now) {
+            return Ok(());
+        }
+        self.mending.pause = None;
+        if self.containerd.is_none() {
+            self.start_again(Part::Containerd).await
+        } else if self.dockerd.is_none() && self.may_start_dockerd() {
+            self.start_again(Part::Dockerd).await
+        } else {
+            Ok(())
+        }
+    }
+
+    /// dockerd takes longer to find a containerd that comes later than to start.
+    fn may_start_dockerd(&self) -> bool {
+        let is_ready = self.containerd.as_ref().is_some_and(|containerd| containerd.ready);
+        is_ready && !self.mending.ending.contains(&Part::Containerd)
+    }
+
+    /// A part that is not ready or gone when it should be is killed: its end is a death then.
+    fn kill_overdue(&mut self, now: Instant) {
+        for part in [Part::Dockerd, Part::Containerd] {
+            if let Some(running) = self.slot(part)
+                && running.due.is_some_and(|due| due <= now)
+            {
+                tracing::warn!(rootlessd_part = part.as_str(), "{part} takes too long: killed");
+                running.due = None;
+                running.signal(Signal::SIGKILL);
+            }
+        }
+    }
+
+    /// Ask the next part to end that is to be replaced: dockerd first, which talks to containerd.
+    fn end_next(&mut self, now: Instant) {
+        for part in [Part::Dockerd, Part::Containerd] {
+            if !self.mending.ending.contains(&part) {
+                continue;
+            }
+            if let Some(running) = self.slot(part).as_mut().filter(|running| running.due.is_none())
+            {
+                running.due = Some(now + END_TIMEOUT);
+                running.signal(Signal::SIGTERM);
+            }
+            return;
+        }
+    }
+
+    async fn start_again(&mut self, part: Part) -> Result<(), Interruption> {
+        let started = match part {
+            Part::Containerd => parts::start_containerd(self).map_err(|error| error.to_string()),
+            _ => {
+                self.clear_after_dockerd().await;
+                self.write_dockerd_config(None)
+                    .map_err(|error| error.message)
+                    .and_then(|()| parts::start_dockerd(self).map_err(|error| error.to_string()))
+            }
+        };
+        match started {
+            Ok(mut running) => {
+                running.due = Some(Instant::now() + self.plan.start_timeout);
+                *self.slot(part) = Some(running);
+                self.tell_parts();
+                Ok(())
+            }
+            Err(error) => {
+                let text = format!("{part} cannot be started again: {error}");
+                self.lose(shim::death(part, None, text, vec![]))
+            }
+        }
+    }
+
+    /// Remove what a dockerd that did not end by itself leaves, and its successor stumbles over.
+    async fn clear_after_dockerd(&self) {
+        if let Err(error) = files::remove(&self.plan.docker.pid_file) {
+            tracing::warn!("{} stays: {error}", self.plan.docker.pid_file.display());
+        }
+        // The containers run on, and so the new one publishes the same ports.
+        let socket = self.plan.rootlesskit_socket();
+        let own = rootlesskit::count_published(&self.plan.rootlesskit);
+        match timeout(PORTS_TIMEOUT, port::take_back(&socket, own)).await {
+            Ok(Ok(count)) => tracing::debug!("RootlessKit forgets {count} published ports"),
+            Ok(Err(error)) => tracing::warn!("RootlessKit does not forget ports: {error}"),
+            Err(_) => tracing::warn!("RootlessKit does not answer"),
+        }
+    }
+
+    /// A part has ended, and what it wrote last.
+    pub(super) fn take_exit(
+        &mut self,
+        part: Part,
+        exit: Exit,
+        log: Vec<String>,
+    ) -> Result<(), Interruption> {
+        if self.mending.ending.remove(&part) {
+            let text = format!("{part} was stopped, to be replaced as was asked");
+            self.note_loss(shim::death(part, None, text, vec![]));
+            return Ok(());
+        }
+        let text = format!("{part} {}", exit.describe());
+        self.lose(shim::death(part, Some(exit), text, log))
+    }
+
+    /// A part died: have it replaced, or give the engine up.
+    fn lose(&mut self, mut death: Death) -> Result<(), Interruption> {
+        let policy = self.plan.restart;
+        // One that never was ready would hardly be at the next try.
+        if self.status.borrow().stage != Stage::Ready {
+            return Err(Interruption::Died(death));
+        }
+        let Some(delay) = remedy(&policy, &mut self.mending.deaths, clock::now_boottime()) else {
+            let (count, window) = (self.mending.deaths.len(), policy.window);
+            death.text = format!("{}; parts died {count} times within {window:?}", death.text);
+            return Err(Interruption::Died(death));
+        };
+        self.mending.pause = Some(Instant::now() + delay);
+        self.note_loss(death);
+        Ok(())
+    }
+
+    fn note_loss(&mut self, mut death: Death) {
+        let part = death.part;
+        if part == Part::Dockerd && !self.live_restore {
+            death.text += ", and its containers end, since live-restore is off";
+        }
+        tracing::warn!(rootlessd_part = part.as_str(), "{}; it is replaced", death.text);
+        self.mending.lost.entry(part).or_insert_with(Instant::now);
+        self.note(&Incident::Lost(death));
+        self.tell_parts();
+    }
+
+    /// A part is ready.
+    pub(super) fn take_ready(&mut self, part: Part) {
+        if let Some(running) = self.slot(part).as_mut().filter(|running| !running.ready) {
+            running.ready = true;
+            running.due = None;
+            if running.stale {
+                running.signal(Signal::SIGHUP);
+            }
+        }
+        if let Some(since) = self.mending.lost.remove(&part) {
+            let took = since.elapsed();
+            tracing::info!(rootlessd_part = part.as_str(), "{part} is replaced, after {took:.2?}");
+            let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+            self.note(&Incident::Replaced { part, at: clock::now_realtime(), took });
+        }
+        if self.mending.lost.is_empty() && self.mending.ending.is_empty() {
+            for reply in self.mending.waiting.drain(..) {
+                // Whoever stopped waiting needs no answer.
+                let _ = reply.send(Ok(()));
+            }
+        }
+    }
+
+    /// Nothing is replaced any more: the engine goes down.
+    pub(super) fn stop_mending(&mut self) {
+        self.mending = Mending::default();
+        for running in [&mut self.containerd, &mut self.dockerd].into_iter().flatten() {
+            running.due = None;
+        }
+    }
+
+    fn note(&self, incident: &Incident) {
+        if let Err(error) = incidents::append(&self.dir, incident) {
+            tracing::warn!("{} cannot be written: {error}", self.dir.incidents().display());
+        }
+    }
+
+    /// Replace parts because somebody wants it; those that are being replaced already will do.
+    pub(super) fn replace(
+        &mut self,
+        parts: BTreeSet<Part>,
+        reply: oneshot::Sender<Result<(), Error>>,
+    ) {
+        let refusal = if self.status.borrow().stage != Stage::Ready {
+            Some(Error::new(ErrorKind::Busy, "the engine is not up yet"))
+        } else if parts.contains(&Part::Dockerd) && !self.live_restore {
+            let text = "containers do not outlive dockerd here, since live-restore is off: see \
+                        rootlessctl status, engine.live_restore and daemon.json";
+            Some(Error::new(ErrorKind::Unsupported, text).with_remedy("rootlessctl restart"))
+        } else {
+            None
+        };
+        // Whoever stopped waiting needs no answer.
+        match refusal {
+            Some(error) => drop(reply.send(Err(error))),
+            None => {
+                let lost = &self.mending.lost;
+                self.mending.ending.extend(parts.into_iter().filter(|it| !lost.contains_key(it)));
+                self.mending.waiting.push(reply);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: RestartPolicy = RestartPolicy {
+        limit: 4,
+        window: Duration::from_secs(60),
+        delay: Duration::from_millis(200),
+        max_delay: Duration::from_millis(500),
+    };
+
+    #[test]
+    fn the_first_is_replaced_at_once_and_too_many_are_not() {
+        // (second of each death, delay in ms before the last one is replaced)
+        let rows: &[(RestartPolicy, &[u64], Option<u64>)] = &[
+            (POLICY, &[0], Some(0)),
+            (POLICY, &[0, 1], Some(400)),
+            (POLICY, &[0, 1, 2], Some(500)),
+            (POLICY, &[0, 1, 2, 3], None),
+            (POLICY, &[0, 1, 2, 61], Some(400)),
+            (POLICY, &[0, 60], Some(0)),
+            (POLICY, &[0, 100, 200, 300], Some(0)),
+            (RestartPolicy { limit: 1, ..POLICY }, &[0], None),
+            (RestartPolicy { limit: 0, ..POLICY }, &[0, 1, 2, 3, 4, 5], Some(500)),
+        ];
+        for (policy, seconds, delay) in rows {
+            let mut deaths = vec![];
+            let mut found = None;
+            for &second in *seconds {
+                found = remedy(policy, &mut deaths, Duration::from_secs(second));
+            }
+            assert_eq!(found, delay.map(Duration::from_millis), "{policy:?} {seconds:?}");
+        }
+    }
+}
