@@ -345,7 +345,10 @@ async fn replace(init: &InitClient, probe: &Probe, only_new: bool) -> Result<Vec
             dockerd => dockerd,
         },
     };
-    init.replace(&parts).await?;
+    probe.keep_silent(true);
+    let replaced = init.replace(&parts).await;
+    probe.keep_silent(false);
+    replaced?;
     probe.until_healthy().await;
     Ok(parts)
 }

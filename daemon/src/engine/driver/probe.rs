@@ -47,6 +47,8 @@ pub(super) struct Probe {
     /// Whether dockerd has yet to show that it reaches containerd.
     doubtful: Cell<bool>,
     now: Notify,
+    /// Whether nothing is to be asked: dockerd ends only when nobody asks it anything any more.
+    silent: Cell<bool>,
     /// Whether the last probe passed, and how many there were.
     passed: watch::Sender<(bool, u64)>,
     events: mpsc::Sender<Event>,
@@ -64,6 +66,7 @@ impl Probe {
             containerd: RefCell::new(plan.versions.containerd.clone()),
             doubtful: Cell::new(false),
             now: Notify::new(),
+            silent: Cell::new(false),
             passed: watch::Sender::default(),
             events,
         }
@@ -77,6 +80,12 @@ impl Probe {
     /// Ask at once, and whether dockerd reaches its containerd: something happened to a part.
     pub fn at_once(&self) {
         self.doubtful.set(true);
+        self.now.notify_one();
+    }
+
+    /// Ask nothing, and keep no connection, until told otherwise.
+    pub fn keep_silent(&self, silent: bool) {
+        self.silent.set(silent);
         self.now.notify_one();
     }
 
@@ -105,6 +114,10 @@ impl Probe {
         // Whether it was asked just now because a container started or ended.
         let mut happened = false;
         loop {
+            while self.silent.get() {
+                containers = None;
+                self.now.notified().await;
+            }
             if containers.is_none() {
                 // Before dockerd is asked, so that nothing happens unseen in between.
                 containers = ContainerEvents::follow(&self.socket).await.ok();

@@ -24,8 +24,9 @@ use crate::{
     sys::{children::Exit, clock, files},
 };
 
-/// How long a part may take to end that is to be replaced; its containers are none of its business.
-const END_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a part may take to end that is to be replaced. Both are done in milliseconds, but dockerd
+/// then waits for clients that hold a connection, such as `docker events`.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long RootlessKit may take to forget what a dead dockerd published; it takes milliseconds.
 const PORTS_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -36,8 +37,8 @@ pub(super) struct Mending {
     deaths: Vec<Duration>,
     /// Who is not ready again, and since when.
     lost: BTreeMap<Part, Instant>,
-    /// Who is to end and be replaced, and has not ended yet.
-    ending: BTreeSet<Part>,
+    /// Who is to end and be replaced, and has not ended yet; and why.
+    ending: BTreeMap<Part, &'static str>,
     /// When the next one may be started, if it has to wait.
     pause: Option<Instant>,
     /// Who waits until nothing is lost.
@@ -51,11 +52,16 @@ impl Mending {
     }
 }
 
-/// How long to wait before a part that died is replaced: the first of a window is replaced at once,
-/// the next ones like a whole engine. `None`: too many died, and the engine is given up.
-fn remedy(policy: &RestartPolicy, deaths: &mut Vec<Duration>, now: Duration) -> Option<Duration> {
+/// How long to wait before a part that died is replaced: not at all for one that had been ready,
+/// else as before the start of an engine. `None`: too many died, and the engine is given up.
+fn remedy(
+    policy: &RestartPolicy,
+    deaths: &mut Vec<Duration>,
+    now: Duration,
+    was_ready: bool,
+) -> Option<Duration> {
     let delay = policy.count(deaths, now)?;
-    Some(if deaths.len() > 1 { delay } else { Duration::ZERO })
+    Some(if was_ready { Duration::ZERO } else { delay })
 }
 
 impl Init {
@@ -80,7 +86,7 @@ impl Init {
     /// dockerd takes longer to find a containerd that comes later than to start.
     fn may_start_dockerd(&self) -> bool {
         let is_ready = self.containerd.as_ref().is_some_and(|containerd| containerd.ready);
-        is_ready && !self.mending.ending.contains(&Part::Containerd)
+        is_ready && !self.mending.ending.contains_key(&Part::Containerd)
     }
 
     /// A part that is not ready or gone when it should be is killed: its end is a death then.
@@ -99,7 +105,7 @@ impl Init {
     /// Ask the next part to end that is to be replaced: dockerd first, which talks to containerd.
     fn end_next(&mut self, now: Instant) {
         for part in [Part::Dockerd, Part::Containerd] {
-            if !self.mending.ending.contains(&part) {
+            if !self.mending.ending.contains_key(&part) {
                 continue;
             }
             if let Some(running) = self.slot(part).as_mut().filter(|running| running.due.is_none())
@@ -130,7 +136,7 @@ impl Init {
             }
             Err(error) => {
                 let text = format!("{part} cannot be started again: {error}");
-                self.lose(shim::death(part, None, text, vec![]))
+                self.lose(shim::death(part, None, text, vec![]), false)
             }
         }
     }
@@ -150,30 +156,44 @@ impl Init {
         }
     }
 
-    /// A part has ended, and what it wrote last.
-    pub(super) fn take_exit(
-        &mut self,
-        part: Part,
-        exit: Exit,
-        log: Vec<String>,
-    ) -> Result<(), Interruption> {
-        if self.mending.ending.remove(&part) {
-            let text = format!("{part} was stopped, to be replaced as was asked");
-            self.note_loss(shim::death(part, None, text, vec![]));
+    /// A part has ended.
+    pub(super) async fn take_exit(&mut self, part: Part, exit: Exit) -> Result<(), Interruption> {
+        let (was_ready, log) = match self.slot(part).take() {
+            Some(running) => (running.ready, running.last_lines().await),
+            None => (false, vec![]),
+        };
+        if let Some(why) = self.mending.ending.remove(&part) {
+            self.note_loss(shim::death(part, None, format!("{part} was ended {why}"), vec![]));
             return Ok(());
         }
         let text = format!("{part} {}", exit.describe());
-        self.lose(shim::death(part, Some(exit), text, log))
+        self.lose(shim::death(part, Some(exit), text, log), was_ready)?;
+        if part == Part::Containerd && self.live_restore {
+            self.end_blind_dockerd();
+        }
+        Ok(())
+    }
+
+    /// dockerd is not told of what ends while its containerd is away, and shows it as running for ever;
+    /// a new one looks, and is there sooner than the old one finds the new containerd.
+    fn end_blind_dockerd(&mut self) {
+        if let Some(dockerd) = &mut self.dockerd {
+            let why = "since it does not see what happens while containerd is away";
+            dockerd.due = Some(Instant::now() + END_TIMEOUT);
+            dockerd.signal(Signal::SIGKILL);
+            self.mending.ending.insert(Part::Dockerd, why);
+        }
     }
 
     /// A part died: have it replaced, or give the engine up.
-    fn lose(&mut self, mut death: Death) -> Result<(), Interruption> {
+    fn lose(&mut self, mut death: Death, was_ready: bool) -> Result<(), Interruption> {
         let policy = self.plan.restart;
         // One that never was ready would hardly be at the next try.
         if self.status.borrow().stage != Stage::Ready {
             return Err(Interruption::Died(death));
         }
-        let Some(delay) = remedy(&policy, &mut self.mending.deaths, clock::now_boottime()) else {
+        let now = clock::now_boottime();
+        let Some(delay) = remedy(&policy, &mut self.mending.deaths, now, was_ready) else {
             let (count, window) = (self.mending.deaths.len(), policy.window);
             death.text = format!("{}; parts died {count} times within {window:?}", death.text);
             return Err(Interruption::Died(death));
@@ -250,8 +270,9 @@ impl Init {
         match refusal {
             Some(error) => drop(reply.send(Err(error))),
             None => {
-                let lost = &self.mending.lost;
-                self.mending.ending.extend(parts.into_iter().filter(|it| !lost.contains_key(it)));
+                let there = parts.into_iter().filter(|it| !self.mending.lost.contains_key(it));
+                let ending = there.map(|part| (part, "to be replaced, as was asked"));
+                self.mending.ending.extend(ending.collect::<Vec<_>>());
                 self.mending.waiting.push(reply);
             }
         }
@@ -270,26 +291,31 @@ mod tests {
     };
 
     #[test]
-    fn the_first_is_replaced_at_once_and_too_many_are_not() {
-        // (second of each death, delay in ms before the last one is replaced)
+    fn who_had_been_ready_is_replaced_at_once_and_too_many_are_not() {
+        let forever = RestartPolicy { limit: 0, ..POLICY };
+        // (second of each death, delay in ms before the last one is replaced if it was not ready)
         let rows: &[(RestartPolicy, &[u64], Option<u64>)] = &[
-            (POLICY, &[0], Some(0)),
+            (POLICY, &[0], Some(200)),
             (POLICY, &[0, 1], Some(400)),
             (POLICY, &[0, 1, 2], Some(500)),
             (POLICY, &[0, 1, 2, 3], None),
             (POLICY, &[0, 1, 2, 61], Some(400)),
-            (POLICY, &[0, 60], Some(0)),
-            (POLICY, &[0, 100, 200, 300], Some(0)),
+            (POLICY, &[0, 60], Some(200)),
+            (POLICY, &[0, 100, 200, 300], Some(200)),
             (RestartPolicy { limit: 1, ..POLICY }, &[0], None),
-            (RestartPolicy { limit: 0, ..POLICY }, &[0, 1, 2, 3, 4, 5], Some(500)),
+            (forever, &[0, 1, 2, 3, 4, 5], Some(500)),
         ];
         for (policy, seconds, delay) in rows {
-            let mut deaths = vec![];
-            let mut found = None;
-            for &second in *seconds {
-                found = remedy(policy, &mut deaths, Duration::from_secs(second));
+            for was_ready in [true, false] {
+                let mut deaths = vec![];
+                let mut found = None;
+                for &second in *seconds {
+                    found = remedy(policy, &mut deaths, Duration::from_secs(second), was_ready);
+                }
+                let delay = delay.map(|delay| if was_ready { 0 } else { delay });
+                let delay = delay.map(Duration::from_millis);
+                assert_eq!(found, delay, "{policy:?} {seconds:?} {was_ready}");
             }
-            assert_eq!(found, delay.map(Duration::from_millis), "{policy:?} {seconds:?}");
         }
     }
 }

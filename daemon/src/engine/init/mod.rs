@@ -185,11 +185,7 @@ impl Init {
                 Ok(Some(part))
             }
             Event::Exited(part, exit) => {
-                let log = match self.slot(part).take() {
-                    Some(running) => running.last_lines().await,
-                    None => vec![],
-                };
-                self.take_exit(part, exit, log)?;
+                self.take_exit(part, exit).await?;
                 Ok(None)
             }
             Event::Asked(Request::Stop(timeout)) => Err(Interruption::Stop(timeout)),
