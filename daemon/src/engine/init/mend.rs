@@ -192,6 +192,11 @@ impl Init {
         if self.status.borrow().stage != Stage::Ready {
             return Err(Interruption::Died(death));
         }
+        // A new one would end the containers that it finds, and start none of them again.
+        if death.part == Part::Dockerd && !self.live_restore {
+            death.text += "; it is not replaced under its containers, since live-restore is off";
+            return Err(Interruption::Died(death));
+        }
         let now = clock::now_boottime();
         let Some(delay) = remedy(&policy, &mut self.mending.deaths, now, was_ready) else {
             let (count, window) = (self.mending.deaths.len(), policy.window);
@@ -203,11 +208,8 @@ impl Init {
         Ok(())
     }
 
-    fn note_loss(&mut self, mut death: Death) {
+    fn note_loss(&mut self, death: Death) {
         let part = death.part;
-        if part == Part::Dockerd && !self.live_restore {
-            death.text += ", and its containers end, since live-restore is off";
-        }
         tracing::warn!(rootlessd_part = part.as_str(), "{}; it is replaced", death.text);
         self.mending.lost.entry(part).or_insert_with(Instant::now);
         self.note(&Incident::Lost(death));
