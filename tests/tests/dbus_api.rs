@@ -405,7 +405,8 @@ fn a_bad_call_is_told_what_is_wrong_and_does_nothing() {
             ("timeout", Variant::from("5s")),
             ("timeout", Variant::from(5_u32)),
             ("timeout", Variant::from(5_i64)),
-            ("keep_containers", Variant::from(true)),
+            ("keep_containers", Variant::from(1_u32)),
+            ("keep_everything", Variant::from(true)),
             ("", Variant::from(0_u64)),
         ] {
             let known = ("timeout", Variant::from(5_u64));
@@ -419,6 +420,12 @@ fn a_bad_call_is_told_what_is_wrong_and_does_nothing() {
                 assert!(text.contains(option), "{text}");
                 assert_eq!(name(result), invalid);
             }
+        }
+        // Only a restart has containers to keep.
+        let keep = HashMap::from([("keep_containers", Variant::from(true))]);
+        let upgrade = engine.upgrade(keep.clone_options()).await;
+        for result in [engine.start(keep.clone_options()).await, engine.stop(keep).await, upgrade] {
+            assert_eq!(name(result), invalid);
         }
         assert_eq!(world.handle.jobs().await, Ok(vec![]));
 

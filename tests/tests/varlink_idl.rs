@@ -170,16 +170,23 @@ fn every_method_answers_as_it_says() {
                 assert_eq!(answer["error"], "org.rootlessd.Supervisor.HelperMissing", "{name}");
                 continue;
             }
-            assert_eq!(answer.get("error"), None, "{name}");
+            // The engine is on its way elsewhere.
+            let is_busy = name == "Upgrade";
+            let error = is_busy.then(|| json!("org.rootlessd.Supervisor.Busy"));
+            assert_eq!(answer.get("error"), error.as_ref(), "{name}");
             let outputs: Vec<Field<'_>> =
                 method.outputs().map(|output| (output.name().to_string(), output.ty())).collect();
             // A job that is at work has no result yet; the failed one is seen by WaitJob.
-            let full = !matches!(name, "Start" | "Stop" | "Restart" | "Upgrade" | "ListJobs");
+            let full = !matches!(name, "Start" | "Stop" | "Restart" | "ListJobs");
             let check = |parameters: &Value, full| {
                 let Value::Object(parameters) = parameters else { panic!("{parameters}") };
                 check_object(&interface, &outputs, parameters, full)
                     .unwrap_or_else(|error| panic!("{name}: {error}"));
             };
+            if is_busy {
+                check(&json!({ "job": samples::job() }), true);
+                continue;
+            }
             if name == "ListPorts" {
                 // This engine has no RootlessKit that would tell of one.
                 assert_eq!(answer["parameters"], json!({ "ports": [] }));
