@@ -229,6 +229,30 @@ fn together_with_a_container() {
     }
 }
 
+/// The engine is stopped when dockerd has just died: its containers are stopped in order all the same.
+#[test]
+fn together_with_a_stop() {
+    let user = User::new();
+    user.configure(PATIENT);
+    user.start();
+    user.load_image();
+    for part in ["dockerd", "containerd"] {
+        for moment in [0, 20, 100] {
+            let (container, _) = user.serve_page("");
+            signal(user.pid(part), Signal::SIGKILL);
+            thread::sleep(Duration::from_millis(moment));
+            let begun = Instant::now();
+            user.ctl("stop").ok();
+            eprintln!("{part}, {moment} ms later: stopped within {:?}", begun.elapsed());
+            user.assert_clean(false);
+            user.ctl("start").ok();
+            let log = user.docker(&format!("logs {container}")).ok();
+            assert!(log.contains("got SIGTERM"), "{part} {moment}: {log}");
+            user.docker(&format!("rm -f {container}")).ok();
+        }
+    }
+}
+
 /// Without live-restore a new dockerd would end the containers and start none of them again: all of
 /// the engine is started anew, and with it those that are to run always.
 #[test]

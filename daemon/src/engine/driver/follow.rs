@@ -264,12 +264,8 @@ impl<'a> Followed<'a> {
     fn replace(&mut self, only_new: bool) {
         let (init, probe, events) =
             (self.init_client(), self.probe.clone(), self.world.events.clone());
-        let can = self.protocol >= Some(REPLACES);
         self.asking.spawn_local(async move {
-            let replaced = match can {
-                true => replace(&init, &probe, only_new).await,
-                false => Err(too_old()),
-            };
+            let replaced = replace(&init, &probe, only_new).await;
             // A supervisor that left does not need to know.
             let _ = events.send(Event::Replaced(replaced)).await;
         });
@@ -334,6 +330,11 @@ impl<'a> Followed<'a> {
 /// Replace both parts, or those of which there is a new file, and wait until dockerd is well: which
 /// they were.
 async fn replace(init: &InitClient, probe: &Probe, only_new: bool) -> Result<Vec<Part>, Error> {
+    // It may just have been taken over.
+    probe.learned().await;
+    if probe.init().protocol < REPLACES {
+        return Err(too_old());
+    }
     let parts = match only_new {
         false => vec![Part::Containerd, Part::Dockerd],
         true => match probe.outdated() {

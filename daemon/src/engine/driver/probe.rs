@@ -36,12 +36,16 @@ const CONTAINERD_AGAIN: Duration = Duration::from_millis(250);
 /// How long to collect what containers do before dockerd is asked again.
 const BURST: Duration = Duration::from_millis(250);
 
+/// What mends a dockerd that does not answer. Where it would end the containers it is refused, with what
+/// is left to be done.
+const REMEDY: &str = "rootlessctl restart --keep-containers";
+
 /// What is asked, and of whom.
 pub(super) struct Probe {
     socket: PathBuf,
     /// The paths of the programs that can be replaced under the containers.
     programs: [(Part, PathBuf); 2],
-    init: Cell<InitStatus>,
+    init: watch::Sender<Option<InitStatus>>,
     /// containerd's version; dockerd is asked for it after each change.
     containerd: RefCell<Option<String>>,
     /// Whether dockerd has yet to show that it reaches containerd.
@@ -62,7 +66,7 @@ impl Probe {
                 (Part::Containerd, plan.containerd.clone()),
                 (Part::Dockerd, plan.dockerd.clone()),
             ],
-            init: Cell::default(),
+            init: watch::Sender::default(),
             containerd: RefCell::new(plan.versions.containerd.clone()),
             doubtful: Cell::new(false),
             now: Notify::new(),
@@ -74,7 +78,13 @@ impl Probe {
 
     /// Learn which processes there are, and of which files.
     pub fn learn(&self, init: InitStatus) {
-        self.init.set(init);
+        self.init.send_replace(Some(init));
+    }
+
+    /// Wait until it is known which processes there are.
+    pub async fn learned(&self) {
+        // The sender is here.
+        let _ = self.init.subscribe().wait_for(Option::is_some).await;
     }
 
     /// Ask at once, and whether dockerd reaches its containerd: something happened to a part.
@@ -98,9 +108,14 @@ impl Probe {
         let _ = passed.wait_for(|&(passed, count)| passed && count > before).await;
     }
 
+    /// What engine-init told last.
+    pub fn init(&self) -> InitStatus {
+        self.init.borrow().unwrap_or_default()
+    }
+
     /// The parts whose file is another now than when they were started.
     pub fn outdated(&self) -> Vec<Part> {
-        let InitStatus { containerd_file, dockerd_file, .. } = self.init.get();
+        let InitStatus { containerd_file, dockerd_file, .. } = self.init();
         let outdated = [containerd_file, dockerd_file].into_iter().zip(&self.programs);
         outdated
             .filter(|(started, (_, path))| is_outdated(*started, FileId::at(path)))
@@ -151,7 +166,7 @@ impl Probe {
 
     async fn ask(&self) -> (Event, Duration) {
         let failed = |text: String, pause| {
-            let reason = Code::DockerdNotAnswering.reason_with_remedy(text, "rootlessctl restart");
+            let reason = Code::DockerdNotAnswering.reason_with_remedy(text, REMEDY);
             (Event::Unhealthy(reason), pause)
         };
         let info = match docker::info(&self.socket).await {

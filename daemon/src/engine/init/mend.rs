@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use nix::sys::signal::Signal;
 use rootlessd_api::{Death, Error, ErrorKind, Part};
 use tokio::{
@@ -189,7 +190,7 @@ impl Init {
     fn lose(&mut self, mut death: Death, was_ready: bool) -> Result<(), Interruption> {
         let policy = self.plan.restart;
         // One that never was ready would hardly be at the next try.
-        if self.status.borrow().stage != Stage::Ready {
+        if self.status.borrow().stage == Stage::Starting {
             return Err(Interruption::Died(death));
         }
         // A new one would end the containers that it finds, and start none of them again.
@@ -237,6 +238,22 @@ impl Init {
                 let _ = reply.send(Ok(()));
             }
         }
+    }
+
+    /// Wait until both parts are there, if they are about to be: containers are stopped by dockerd.
+    pub(super) async fn until_mended(&mut self) -> Result<(), Interruption> {
+        // Who has ended by now is gone, though nobody looked yet.
+        while let Some(event) = self.next().now_or_never() {
+            self.take(event).await?;
+            self.mend().await?;
+        }
+        let is_at_work = |mending: &Mending| !mending.lost.is_empty() || !mending.ending.is_empty();
+        while is_at_work(&self.mending) && self.mending.pause.is_none_or(|it| it <= Instant::now())
+        {
+            self.mend().await?;
+            self.go_on().await?;
+        }
+        Ok(())
     }
 
     /// Nothing is replaced any more: the engine goes down.

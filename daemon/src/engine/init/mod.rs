@@ -82,7 +82,7 @@ struct Init {
     containerd: Option<Running>,
     dockerd: Option<Running>,
     mending: Mending,
-    /// Whether containers outlive dockerd, by its configuration as it was last written.
+    /// Whether containers are to outlive dockerd, by its configuration as it was last written.
     live_restore: bool,
 }
 
@@ -179,13 +179,23 @@ impl Init {
 
     /// Take the next event: a part that is ready now, if that is what it is, or an interruption.
     async fn go_on(&mut self) -> Result<Option<Part>, Interruption> {
-        match self.next().await {
+        let event = self.next().await;
+        self.take(event).await
+    }
+
+    /// Take an event, as [`Self::go_on`] does.
+    async fn take(&mut self, event: Event) -> Result<Option<Part>, Interruption> {
+        match event {
             Event::Ready(part) => {
                 self.take_ready(part);
                 Ok(Some(part))
             }
             Event::Exited(part, exit) => {
                 self.take_exit(part, exit).await?;
+                Ok(None)
+            }
+            // A second one is none.
+            Event::Asked(Request::Stop(_)) if self.status.borrow().stage == Stage::Stopping => {
                 Ok(None)
             }
             Event::Asked(Request::Stop(timeout)) => Err(Interruption::Stop(timeout)),
@@ -274,7 +284,10 @@ impl Init {
     fn write_dockerd_config(&mut self, live_restore: Option<bool>) -> Result<(), Error> {
         let user = docker_config::read(&self.plan.docker.user_config)?;
         let merged = docker_config::merge(&user, &self.plan.docker, live_restore)?;
-        self.live_restore = merged["live-restore"] == true;
+        // For the time of a stop it is nobody's wish.
+        if live_restore.is_none() {
+            self.live_restore = merged["live-restore"] == true;
+        }
         files::replace_json(&self.dir.dockerd_config(), &merged).map_err(|error| {
             let path = self.dir.dockerd_config();
             Error::new(
