@@ -161,7 +161,8 @@ fn with_containers() {
 #[test]
 fn under_containers() {
     let user = User::new();
-    user.configure(PATIENT);
+    let own = "rootlesskit.flags = [\"-p\", \"127.0.0.1:2376:2376/tcp\"]\n";
+    user.configure(&format!("{PATIENT}{own}"));
     user.start();
     user.load_image();
     let (container, port) = user.serve_page("");
@@ -186,6 +187,8 @@ fn under_containers() {
             user.docker(&format!("exec {container} true")).ok();
             let back = begun.elapsed();
             assert_eq!(same(), before, "{part}");
+            let ports = user.ctl("list-ports").ok();
+            assert!(ports.contains("2376") && ports.contains(&port.to_string()), "{ports}");
             if !seen {
                 user.daemonize();
             }
