@@ -187,8 +187,6 @@ fn under_containers() {
             user.docker(&format!("exec {container} true")).ok();
             let back = begun.elapsed();
             assert_eq!(same(), before, "{part}");
-            let ports = user.ctl("list-ports").ok();
-            assert!(ports.contains("2376") && ports.contains(&port.to_string()), "{ports}");
             if !seen {
                 user.daemonize();
             }
@@ -200,6 +198,8 @@ fn under_containers() {
             let status =
                 user.watch().until(|status| status["state"] == "running" && is_told(status));
             assert_eq!(status["deaths"], Value::Array(vec![]), "{part}");
+            let ports = user.ctl("list-ports").ok();
+            assert!(ports.contains("2376") && ports.contains(&port.to_string()), "{ports}");
             eprintln!("{part} killed: page after {served:?}, exec after {back:?}");
         }
     }
