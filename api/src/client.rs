@@ -220,10 +220,14 @@ impl Client {
         let method = match kind {
             JobKind::Start => "Start",
             JobKind::Stop => "Stop",
-            JobKind::Restart => "Restart",
+            JobKind::Restart | JobKind::Replacement => "Restart",
+            JobKind::Upgrade => "Upgrade",
         };
-        let options = serde_json::to_value(options)
+        let mut options = serde_json::to_value(options)
             .map_err(|error| ClientError::Protocol(error.to_string()))?;
+        if kind == JobKind::Replacement {
+            options["keepContainers"] = true.into();
+        }
         let reply: JobReply = self.0.call(method, options).await?;
         Ok(reply.job)
     }

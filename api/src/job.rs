@@ -13,6 +13,10 @@ words! {
         Stop = "stop",
         /// Takes the engine down and up again; its socket stays.
         Restart = "restart",
+        /// Replaces containerd and dockerd under the containers, which go on.
+        Replacement = "replacement",
+        /// The same, for those of which there is a newer file than the one that runs.
+        Upgrade = "upgrade",
     }
 }
 
@@ -49,6 +53,9 @@ pub struct JobOptions {
     /// After how long the job ends with `timeout`, in µs; absent or 0: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<u64>,
+    /// Of a restart: only containerd and dockerd, under the containers, which go on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_containers: Option<bool>,
 }
 
 /// A job.

@@ -19,4 +19,6 @@ pub use error::{Error, ErrorKind};
 pub use job::{Job, JobKind, JobOptions, JobResult, JobState};
 pub use port::{Port, PortPrivilege, Protocol, PublishedPort};
 pub use settings::{LogLocation, Setting};
-pub use status::{Death, Part, Phase, Process, Reason, State, Status, Supervisor};
+pub use status::{
+    Death, Incident, IncidentKind, Part, Phase, Process, Reason, State, Status, Supervisor,
+};

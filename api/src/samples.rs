@@ -1,8 +1,9 @@
 //! A value of every type with every field set, for tests.
 
 use crate::{
-    Death, Error, ErrorKind, Job, JobKind, JobResult, JobState, LogLocation, Part, Phase, Port,
-    PortPrivilege, Process, Protocol, PublishedPort, Reason, Setting, State, Status, Supervisor,
+    Death, Error, ErrorKind, Incident, IncidentKind, Job, JobKind, JobResult, JobState,
+    LogLocation, Part, Phase, Port, PortPrivilege, Process, Protocol, PublishedPort, Reason,
+    Setting, State, Status, Supervisor,
 };
 
 /// A status in which nothing is absent. No real one is: a phase and a next attempt exclude each
@@ -15,6 +16,7 @@ pub fn status() -> Status {
         reasons: vec![reason()],
         next_attempt: Some(1_790_000_000_500_000),
         deaths: vec![death()],
+        incidents: vec![incident()],
         main_pid: Some(4711),
         supervisor: Supervisor {
             version: "0.1.0".into(),
@@ -59,6 +61,17 @@ pub fn death() -> Death {
         signal: Some(9),
         text: "dockerd was killed.".into(),
         log: vec!["level=info msg=\"Loading containers: done.\"".into(), "\u{1b}[31m€\0".into()],
+    }
+}
+
+/// An incident. No real one has a time that it took unless it is a replacement.
+pub fn incident() -> Incident {
+    Incident {
+        at: 1_789_999_999_950_000,
+        part: Part::Dockerd,
+        kind: IncidentKind::Replaced,
+        text: "dockerd was replaced after 0.41 s".into(),
+        took: Some(410_000),
     }
 }
 

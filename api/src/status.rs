@@ -165,6 +165,38 @@ pub struct Death {
     pub log: Vec<String>,
 }
 
+words! {
+    /// What happened to a part of a running engine. Later versions may add words.
+    IncidentKind {
+        /// It died, or was ended, and is being replaced.
+        Lost = "lost",
+        /// It was replaced.
+        Replaced = "replaced",
+        /// It cannot be replaced for now: the engine goes on without it.
+        Missing = "missing",
+    }
+    else
+    /// What a later version calls by a word that this one does not know.
+    Unknown = "unknown"
+}
+
+/// What happened to a part, while the engine as a whole lived on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Incident {
+    /// When, in µs of CLOCK_REALTIME.
+    pub at: u64,
+    /// To which part.
+    pub part: Part,
+    /// What.
+    pub kind: IncidentKind,
+    /// What happened, in a sentence.
+    pub text: String,
+    /// How long after its loss it was replaced, in µs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub took: Option<u64>,
+}
+
 /// One process of the engine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -215,6 +247,9 @@ pub struct Status {
     /// log lines.
     #[serde(default)]
     pub deaths: Vec<Death>,
+    /// What happened to single parts since `ResetFailed`, the newest last; at most 20.
+    #[serde(default)]
+    pub incidents: Vec<Incident>,
     /// The pid of RootlessKit's first process, while there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub main_pid: Option<u32>,

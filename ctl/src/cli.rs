@@ -39,7 +39,9 @@ pub enum Verb {
     /// Stop the engine and its containers
     Stop(Request),
     /// Stop the engine and start it again; its socket stays
-    Restart(Request),
+    Restart(Restart),
+    /// Move over to a newer dockerd or containerd, under the containers
+    Upgrade(Request),
     /// Have the configuration read again
     Reload(Patience),
     /// Forget that the engine failed
@@ -167,6 +169,16 @@ pub struct Request {
     /// How long it may take, such as 500ms, 30s or 2min; the engine goes on after it
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub timeout: Option<Duration>,
+}
+
+/// A restart.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Restart {
+    /// Only replace containerd and dockerd, under the containers, which go on
+    #[arg(long)]
+    pub keep_containers: bool,
+    #[command(flatten)]
+    pub request: Request,
 }
 
 /// Which lines of the logs.

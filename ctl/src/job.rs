@@ -1,4 +1,4 @@
-//! `start`, `stop` and `restart`: a request, the wait for its job, and what came of it.
+//! `start`, `stop`, `restart` and `upgrade`: a request, the wait for its job, and what came of it.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ const GRACE: Duration = Duration::from_secs(1);
 pub async fn run(kind: JobKind, request: Request, json: bool) -> Result<Exit, Failure> {
     let supervisor = Supervisor::find(request.timeout.map(|timeout| timeout.min(ANSWER)))?;
     let mut client = supervisor.connect().await?;
-    let options = JobOptions { timeout: request.timeout.map(micros) };
+    let options = JobOptions { timeout: request.timeout.map(micros), ..JobOptions::default() };
     let mut job = supervisor.answer(client.request(kind, &options)).await?;
     if !request.no_block && job.result.is_none() {
         job = wait(&supervisor, client, &job, request.timeout, !json).await?;
@@ -107,6 +107,8 @@ fn interrupted(kind: JobKind) -> Failure {
         JobKind::Start => "interrupted; the start goes on, and rootlessctl stop ends it",
         JobKind::Stop => "interrupted; the stop goes on",
         JobKind::Restart => "interrupted; the restart goes on, and rootlessctl stop ends it",
+        JobKind::Replacement => "interrupted; containerd and dockerd are replaced all the same",
+        JobKind::Upgrade => "interrupted; the upgrade goes on",
     })
 }
 
@@ -119,6 +121,9 @@ fn sentence(job: &Job) -> String {
         (JobKind::Stop, _) if done => "Docker is stopped.",
         (JobKind::Stop, _) => "Docker was not running.",
         (JobKind::Restart, _) => "Docker is running again.",
+        (JobKind::Replacement, _) => "Docker is running again, and its containers went on.",
+        (JobKind::Upgrade, _) if done => "Docker is upgraded, and its containers went on.",
+        (JobKind::Upgrade, _) => "There is no newer Docker than the one that runs.",
     }
     .to_owned()
 }
@@ -136,7 +141,7 @@ mod tests {
 
     #[test]
     fn every_end_of_a_job_has_its_sentence_and_exit_status() {
-        use JobKind::{Restart, Start, Stop};
+        use JobKind::{Replacement, Restart, Start, Stop, Upgrade};
         use JobResult::{Canceled, Done, Failed, Skipped, Timeout};
         let rows = [
             (Start, None, Exit::Ok, "The start is under way (job 7)."),
@@ -153,6 +158,15 @@ mod tests {
                 "the stop was cancelled, or a contrary request replaced it",
             ),
             (Restart, Some(Done), Exit::Ok, "Docker is running again."),
+            (Replacement, None, Exit::Ok, "The replacement is under way (job 7)."),
+            (
+                Replacement,
+                Some(Done),
+                Exit::Ok,
+                "Docker is running again, and its containers went on.",
+            ),
+            (Upgrade, Some(Done), Exit::Ok, "Docker is upgraded, and its containers went on."),
+            (Upgrade, Some(Skipped), Exit::Ok, "There is no newer Docker than the one that runs."),
             (Restart, Some(Timeout), Exit::Timeout, "the restart took longer than 5 s"),
         ];
         for (kind, result, exit, text) in rows {

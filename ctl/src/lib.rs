@@ -78,7 +78,12 @@ async fn dispatch(verb: Verb, json: bool, before: &cli::Rootlesskit) -> Result<E
         Verb::Status(patience) => status::run(patience, json).await,
         Verb::Start(request) => job::run(JobKind::Start, request, json).await,
         Verb::Stop(request) => job::run(JobKind::Stop, request, json).await,
-        Verb::Restart(request) => job::run(JobKind::Restart, request, json).await,
+        Verb::Restart(restart) => {
+            let keep = restart.keep_containers;
+            let kind = if keep { JobKind::Replacement } else { JobKind::Restart };
+            job::run(kind, restart.request, json).await
+        }
+        Verb::Upgrade(request) => job::run(JobKind::Upgrade, request, json).await,
         Verb::Reload(patience) => requests::reload(patience, json).await,
         Verb::ResetFailed(patience) => requests::reset_failed(patience, json).await,
         Verb::Watch(patience) => watch::run(patience, json).await,

@@ -51,6 +51,12 @@ pub fn degraded() -> Status {
             "text": "slirp4netns is being started again.",
         }],
         "deaths": [death()],
+        "incidents": [{
+            "at": NOW - 5 * SECOND,
+            "part": "network",
+            "kind": "lost",
+            "text": "slirp4netns was killed by SIGKILL",
+        }],
     }))
 }
 

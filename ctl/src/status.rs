@@ -1,7 +1,7 @@
 //! `rootlessctl status`: everything about the engine that fits on a screen.
 
 use anstyle::Style;
-use rootlessd_api::{Death, Process, Reason, State, Status};
+use rootlessd_api::{Death, Incident, Part, Process, Reason, State, Status};
 
 use crate::{
     cli::Patience,
@@ -12,8 +12,8 @@ use crate::{
     supervisor::{Supervisor, understood},
 };
 
-/// How many deaths are shown; `--json` has them all.
-const DEATHS: usize = 5;
+/// How many deaths and incidents are shown; `--json` has them all.
+const SHOWN: usize = 5;
 
 /// Show how the engine is.
 pub async fn run(patience: Patience, json: bool) -> Result<Exit, Failure> {
@@ -51,6 +51,7 @@ pub fn render(status: &Status, clock: &Clock, palette: Palette) -> String {
     }
     page.processes(&status.processes);
     page.deaths(&status.deaths, clock);
+    page.incidents(&status.incidents, clock);
     if status.state == State::Failed
         && let Some(death) = status.deaths.last()
     {
@@ -177,12 +178,21 @@ impl Page {
     }
 
     fn deaths(&mut self, deaths: &[Death], clock: &Clock) {
-        let hidden = deaths.len().saturating_sub(DEATHS);
-        for (index, death) in deaths[hidden..].iter().enumerate() {
-            let label = if index == 0 { "deaths" } else { "" };
-            let date = clock.date(timestamp(death.at));
-            let line = format!("{date}  {}: {}", death.part, printable(&death.text));
-            self.labelled(label, &line, Style::new());
+        let deaths = deaths.iter().map(|death| (death.at, death.part, &*death.text));
+        self.history("deaths", &deaths.collect::<Vec<_>>(), clock);
+    }
+
+    fn incidents(&mut self, incidents: &[Incident], clock: &Clock) {
+        let incidents = incidents.iter().map(|it| (it.at, it.part, &*it.text));
+        self.history("incidents", &incidents.collect::<Vec<_>>(), clock);
+    }
+
+    fn history(&mut self, name: &str, entries: &[(u64, Part, &str)], clock: &Clock) {
+        let hidden = entries.len().saturating_sub(SHOWN);
+        for (index, (at, part, text)) in entries[hidden..].iter().enumerate() {
+            let label = if index == 0 { name } else { "" };
+            let date = clock.date(timestamp(*at));
+            self.labelled(label, &format!("{date}  {part}: {}", printable(text)), Style::new());
         }
         if hidden > 0 {
             self.labelled("", &format!("and {hidden} before"), self.palette.faint);
@@ -291,6 +301,7 @@ mod tests {
   socket      unix:///run/user/1000/docker.sock
   cgroups     no driver: limits of containers have no effect
   deaths      Mon 2025-11-24 23:04:45 UTC  dockerd: dockerd was killed by SIGKILL
+  incidents   Mon 2025-11-24 23:05:40 UTC  network: slirp4netns was killed by SIGKILL
 "
         );
     }

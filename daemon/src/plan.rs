@@ -13,11 +13,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::{
-        Config,
+        Config, EngineConfig,
         engines::{self, LIVE_RESTORE, Values},
     },
     docker_config,
     reasons::Code,
+    restart_policy::RestartPolicy,
 };
 
 /// Everything that the processes of one engine have to know.
@@ -53,6 +54,12 @@ pub struct Plan {
     /// Whether a port that needs a privilege is asked for when a container publishes it.
     #[serde(default)]
     pub ask_ports: bool,
+    /// How often and how fast a part that died is replaced.
+    #[serde(default)]
+    pub restart: RestartPolicy,
+    /// How long a part may take until it is ready, when it is replaced.
+    #[serde(default = "start_timeout")]
+    pub start_timeout: Duration,
     /// How long a stop may take.
     pub stop_timeout: Duration,
     /// What of the configuration it was made from, and the engine goes by; absent in an old plan.
@@ -99,6 +106,10 @@ pub struct Versions {
     pub containerd: Option<String>,
     /// runc's.
     pub runc: Option<String>,
+}
+
+fn start_timeout() -> Duration {
+    EngineConfig::default().start_timeout
 }
 
 impl DockerPlan {

@@ -146,6 +146,12 @@ codes! {
     DiedTooOften = "died-too-often", Supervisor, Note;
     /// dockerd runs, and does not answer.
     DockerdNotAnswering = "dockerd-not-answering", Dockerd, Note;
+    /// A part of the engine died, or was ended, and is being replaced; the containers go on.
+    PartBeingReplaced = "part-being-replaced", Supervisor, Note;
+    /// A part of the engine cannot be replaced for now; the engine goes on without it.
+    PartMissing = "part-missing", Supervisor, Note;
+    /// There is a newer containerd or dockerd than the one that runs.
+    UpgradeAvailable = "upgrade-available", Supervisor, Note;
     /// A container could not publish a port that needs a privilege.
     PortPrivileged = "port-privileged", Network, Note;
     /// A port was granted when the container that asked for it waited no more.

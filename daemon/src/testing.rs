@@ -11,6 +11,7 @@ pub fn status() -> Status {
         reasons: vec![],
         next_attempt: None,
         deaths: vec![],
+        incidents: vec![],
         main_pid: None,
         supervisor: Supervisor { version: "0".into(), pid: 1, since: 1, systemd: false },
         version: None,

@@ -23,7 +23,7 @@ const CHANGES: [(&str, &str, &str); 7] = [
         "[dependencies]",
         "[[bin]]\nname = \"rootlessd-changed\"\npath = \"src/main.rs\"\n\n[dependencies]",
     ),
-    ("daemon/src/engine/init/control.rs", "PROTOCOL: u32 = 2", "PROTOCOL: u32 = 3"),
+    ("daemon/src/engine/init/control.rs", "PROTOCOL: u32 = 3", "PROTOCOL: u32 = 4"),
     (
         "daemon/src/engine/init/control.rs",
         "pub struct InitStatus {",

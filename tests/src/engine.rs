@@ -12,6 +12,7 @@ use rootlessd::{
     engine::{
         docker::Info,
         driver::{Command, Event, Facts},
+        incidents::Incident,
     },
     helper::Helper,
     plan::{DockerPlan, Plan, Versions},
@@ -142,6 +143,14 @@ impl Engine {
         }
     }
 
+    /// Take a replacement: whether it is only of what is new.
+    pub async fn take_replacement(&mut self) -> bool {
+        match self.command().await {
+            Command::Replace { only_new } => only_new,
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// Take a reload: where the answer goes.
     pub async fn take_reload(&mut self) -> Reply<()> {
         match self.command().await {
@@ -189,6 +198,17 @@ impl Engine {
         self.tell(Event::Unhealthy(reason)).await;
     }
 
+    /// Tell that a part died and is being replaced.
+    pub async fn tell_lost(&self, part: Part) {
+        self.tell(Event::Incidents(vec![Incident::Lost(death(part))])).await;
+    }
+
+    /// Tell that a part was replaced.
+    pub async fn tell_replaced(&self, part: Part) {
+        let replaced = Incident::Replaced { part, at: samples::incident().at, took: 410_000 };
+        self.tell(Event::Incidents(vec![replaced])).await;
+    }
+
     /// Tell that it died.
     pub async fn tell_died(&self) {
         self.tell(Event::Died(samples::death())).await;
@@ -225,6 +245,9 @@ impl Engine {
                         self.tell_healthy(0).await;
                     }
                     Command::Stop { .. } => self.tell(Event::Gone).await,
+                    Command::Replace { .. } => {
+                        self.tell(Event::Replaced(Ok(vec![Part::Dockerd]))).await;
+                    }
                     // Whoever stopped waiting needs no answer.
                     Command::Reload(reply) => drop(reply.send(Ok(()))),
                 }
@@ -316,6 +339,8 @@ pub fn plan() -> Plan {
             cgroup_driver: None,
         },
         ask_ports: true,
+        restart: Default::default(),
+        start_timeout: Duration::from_secs(90),
         stop_timeout: Duration::from_secs(30),
         config: None,
         versions: Versions {
@@ -340,6 +365,8 @@ pub fn facts() -> Facts {
             live_restore_enabled: true,
         },
         controllers: status.controllers,
+        containerd_version: status.containerd_version,
+        outdated: vec![],
     }
 }
 

@@ -168,8 +168,9 @@ impl Machine {
         self.status()
     }
 
+    /// Waits until the status is as wanted, if it is not yet.
     #[track_caller]
-    fn wait_status(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub fn wait_status(&self, wanted: impl Fn(&Value) -> bool) -> Value {
         let mut watch = self.watch();
         while !wanted(&watch.now) {
             watch.next_status();

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use rootlessd_api::{
-    Death, Port, Process, Reason, Status, Supervisor,
+    Death, Incident, Port, Process, Reason, Status, Supervisor,
     dbus::{EngineProxy, PortsProxy},
 };
 use zbus::{OwnedVariant, proxy::CacheProperties};
@@ -47,6 +47,15 @@ pub async fn status_over_dbus(engine: &EngineProxy<'_>) -> Status {
                 signal: get(death, "signal"),
                 text: get(death, "text").expect(GOOD),
                 log: get(death, "log").expect(GOOD),
+            })
+            .collect(),
+        incidents: (engine.incidents().await.expect(GOOD).iter())
+            .map(|incident| Incident {
+                at: get(incident, "at").expect(GOOD),
+                part: get::<String>(incident, "part").expect(GOOD).parse().expect(GOOD),
+                kind: get::<String>(incident, "kind").expect(GOOD).parse().expect(GOOD),
+                text: get(incident, "text").expect(GOOD),
+                took: get(incident, "took"),
             })
             .collect(),
         main_pid: Some(engine.main_pid().await.expect(GOOD)).filter(|&pid| pid > 0),

@@ -70,7 +70,7 @@ fn while_it_starts_and_stops(machine: &Machine) {
 
 fn while_it_waits_to_be_started_again(machine: &Machine) {
     let mut watch = machine.watch();
-    machine.kill(&victims(&machine.wait_known())["dockerd"]);
+    machine.kill(&victims(&machine.wait_known())["init"]);
     let status = watch.until(&["backoff"]);
     assert!(status["nextAttempt"].as_u64() > status["since"].as_u64());
     ask(machine, "");
@@ -104,7 +104,7 @@ fn when_it_is_stopped_or_failed(machine: &Machine) {
     ask(machine, "");
 }
 
-/// Nobody is refused over restarts and a death: whoever asks meanwhile waits.
+/// Nobody is refused over restarts, and when dockerd is replaced: whoever asks meanwhile waits.
 fn over_restarts(machine: &Machine) {
     machine.configure("[engine]\nclient_wait = \"30s\"\n");
     machine.ctl(["reload"]);

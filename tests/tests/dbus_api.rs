@@ -14,7 +14,7 @@ use rootlessd::{
     varlink::server::Limits,
 };
 use rootlessd_api::{
-    Error, ErrorKind, JobKind, JobOptions, State, Status,
+    Error, ErrorKind, JobKind, JobOptions, Part, State, Status,
     client::Client,
     dbus::{EngineProxy, JobProxy},
     names::{BUS_NAME, ENGINE_INTERFACE, JOB_INTERFACE, JOB_PATH, OBJECT_PATH},
@@ -191,6 +191,8 @@ fn both_apis_tell_the_same_status() {
         world.engine.come_up().await;
         world.engine.tell(Event::MainPid(4711)).await;
         look(&world, State::Running).await;
+        world.engine.tell_lost(Part::Dockerd).await;
+        world.engine.tell_replaced(Part::Dockerd).await;
         world.engine.tell_unhealthy("it\0hangs").await;
         reaches(&world.handle, |status| !status.reasons.is_empty()).await;
         // The bus takes no NUL there either, but who does not write any has none.
@@ -212,6 +214,7 @@ fn both_apis_tell_the_same_status() {
         seen(|it| {
             it.deaths.len() == 2 && it.deaths[0].log.is_empty() && !it.deaths[1].log.is_empty()
         });
+        seen(|it| it.incidents.len() == 2 && it.incidents[1].took.is_some());
         seen(|it| it.main_pid == Some(4711));
         seen(|it| it.version.is_some() && it.containerd_version.is_some());
         seen(|it| it.runc_version.is_some() && it.rootlesskit_version.is_some());
@@ -254,6 +257,8 @@ fn exactly_what_changed_is_announced_in_one_signal() {
         changed("ContainersRunning").await;
         world.engine.tell_unhealthy("it hangs").await;
         changed("Reasons Since State").await;
+        world.engine.tell_replaced(Part::Network).await;
+        changed("Incidents").await;
         let mut plan = engine::plan();
         plan.versions.runc = Some("another".into());
         world.engine.tell(Event::Launched { plan: Box::new(plan), shim: 1 }).await;
@@ -400,7 +405,8 @@ fn a_bad_call_is_told_what_is_wrong_and_does_nothing() {
             ("timeout", Variant::from("5s")),
             ("timeout", Variant::from(5_u32)),
             ("timeout", Variant::from(5_i64)),
-            ("keep_containers", Variant::from(true)),
+            ("keep_containers", Variant::from(1_u32)),
+            ("keep_everything", Variant::from(true)),
             ("", Variant::from(0_u64)),
         ] {
             let known = ("timeout", Variant::from(5_u64));
@@ -414,6 +420,12 @@ fn a_bad_call_is_told_what_is_wrong_and_does_nothing() {
                 assert!(text.contains(option), "{text}");
                 assert_eq!(name(result), invalid);
             }
+        }
+        // Only a restart has containers to keep.
+        let keep = HashMap::from([("keep_containers", Variant::from(true))]);
+        let upgrade = engine.upgrade(keep.clone_options()).await;
+        for result in [engine.start(keep.clone_options()).await, engine.stop(keep).await, upgrade] {
+            assert_eq!(name(result), invalid);
         }
         assert_eq!(world.handle.jobs().await, Ok(vec![]));
 

@@ -13,6 +13,7 @@ use rootlessd_tests::{
     bed::wait_for,
     solo::{SOON, User, exists, page, rounds, signal, wait_gone},
 };
+use serde_json::Value;
 
 /// Deaths do not add up to a failure here, and are answered at once.
 const PATIENT: &str = "engine.restart = { limit = 0, delay = \"10ms\", max_delay = \"10ms\" }\n";
@@ -119,7 +120,7 @@ fn with_containers() {
     user.load_image();
     let (container, _) = user.serve_page("--restart unless-stopped");
     for _ in 0..rounds(1) {
-        for part in ["shim", "rootlesskit", "rootlesskit-child", "init", "dockerd", "containerd"] {
+        for part in ["shim", "rootlesskit", "rootlesskit-child", "init"] {
             let shims = user.processes();
             let old: Vec<_> = shims.iter().filter(|it| it.part() != "rootlessd").collect();
             let mut watch = user.watch();
@@ -156,6 +157,176 @@ fn with_containers() {
     user.assert_clean(false);
 }
 
+/// containerd or dockerd dies: it is replaced, and containers go on, also while no rootlessd is there.
+#[test]
+fn under_containers() {
+    let user = User::new();
+    let own = "rootlesskit.flags = [\"-p\", \"127.0.0.1:2376:2376/tcp\"]\n";
+    user.configure(&format!("{PATIENT}{own}"));
+    user.start();
+    user.load_image();
+    let (container, port) = user.serve_page("");
+    let format = "{{.State.Pid}}/{{.State.StartedAt}}/{{.RestartCount}}";
+    let same = || user.docker(&format!("inspect -f {format} {container}")).ok();
+    let before = same();
+    for round in 0..rounds(2) {
+        for part in ["dockerd", "containerd"] {
+            user.ctl("reset-failed").ok();
+            let seen = round % 2 == 0;
+            let rootlessd = user.rootlessd();
+            if !seen {
+                signal(rootlessd, Signal::SIGKILL);
+                wait_gone(rootlessd);
+            }
+            let old = user.pid(part);
+            let begun = Instant::now();
+            signal(old, Signal::SIGKILL);
+            wait_gone(old);
+            wait_for("the page is served", SOON, || page(port));
+            let served = begun.elapsed();
+            user.docker(&format!("exec {container} true")).ok();
+            let back = begun.elapsed();
+            assert_eq!(same(), before, "{part}");
+            if !seen {
+                user.daemonize();
+            }
+            let is_told = |status: &Value| {
+                let incidents = status["incidents"].as_array().unwrap();
+                let mut told = incidents.iter().filter(|incident| incident["part"] == part);
+                told.any(|incident| incident["kind"] == "replaced")
+            };
+            let status =
+                user.watch().until(|status| status["state"] == "running" && is_told(status));
+            assert_eq!(status["deaths"], Value::Array(vec![]), "{part}");
+            let ports = user.ctl("list-ports").ok();
+            assert!(ports.contains("2376") && ports.contains(&port.to_string()), "{ports}");
+            eprintln!("{part} killed: page after {served:?}, exec after {back:?}");
+        }
+    }
+    user.ctl("stop").ok();
+    user.assert_clean(false);
+}
+
+/// What ends while containerd is away has ended for Docker, too.
+#[test]
+fn together_with_a_container() {
+    let user = User::new();
+    user.configure(PATIENT);
+    user.start();
+    user.load_image();
+    for part in ["containerd", "dockerd"] {
+        let (container, _) = user.serve_page("");
+        let inspect =
+            |what: &str| user.docker(&format!("inspect -f {{{{.State.{what}}}}} {container}")).ok();
+        let pid = inspect("Pid").parse().unwrap();
+        signal(user.pid(part), Signal::SIGKILL);
+        signal(pid, Signal::SIGKILL);
+        wait_gone(pid);
+        wait_for("Docker knows that it ended", SOON, || {
+            (inspect("Running") == "false").then_some(())
+        });
+        user.wait_state("running");
+        user.docker(&format!("start {container}")).ok();
+        wait_for("the page is served", SOON, || page(user.port(&container)));
+        user.docker(&format!("rm -f {container}")).ok();
+    }
+}
+
+/// The engine is stopped when dockerd has just died: its containers are stopped in order all the same.
+#[test]
+fn together_with_a_stop() {
+    let user = User::new();
+    user.configure(PATIENT);
+    user.start();
+    user.load_image();
+    for part in ["dockerd", "containerd"] {
+        for moment in [0, 20, 100] {
+            let (container, _) = user.serve_page("");
+            signal(user.pid(part), Signal::SIGKILL);
+            thread::sleep(Duration::from_millis(moment));
+            let begun = Instant::now();
+            user.ctl("stop").ok();
+            eprintln!("{part}, {moment} ms later: stopped within {:?}", begun.elapsed());
+            user.assert_clean(false);
+            user.ctl("start").ok();
+            let log = user.docker(&format!("logs {container}")).ok();
+            assert!(log.contains("got SIGTERM"), "{part} {moment}: {log}");
+            user.docker(&format!("rm -f {container}")).ok();
+        }
+    }
+}
+
+/// Without live-restore a new dockerd would end the containers and start none of them again: all of
+/// the engine is started anew, and with it those that are to run always.
+#[test]
+fn under_containers_that_do_not_outlive_it() {
+    let user = User::new();
+    user.configure(&format!("{PATIENT}engine.live_restore = false\n"));
+    user.start();
+    user.load_image();
+    let (container, _) = user.serve_page("--restart unless-stopped");
+    let mut watch = user.watch();
+    watch.next_status();
+    signal(user.pid("dockerd"), Signal::SIGKILL);
+    let status = watch.until(|status| status["state"] == "backoff");
+    let death = &status["deaths"][0];
+    assert_eq!(death["part"], "dockerd");
+    assert!(death["text"].as_str().unwrap().contains("live-restore is off"), "{death}");
+    watch.until(|status| status["state"] == "running");
+    wait_for("the page is back", SOON, || page(user.port(&container)));
+
+    // It outlives containerd.
+    signal(user.pid("containerd"), Signal::SIGKILL);
+    watch.until(|status| status["state"] == "degraded");
+    watch.until(|status| status["state"] == "running");
+    assert!(page(user.port(&container)).is_some());
+    user.docker(&format!("exec {container} true")).ok();
+}
+
+/// A part that does not come again takes the engine along.
+#[test]
+fn a_part_that_comes_no_more() {
+    let user = User::new();
+    let dockerd = user.script(
+        "bin/dockerd",
+        "[ ! -e ~/broken ] || { echo 'level=fatal msg=\"the disk is on fire\"' >&2; exit 3; }\n\
+         exec /usr/sbin/dockerd \"$@\"",
+    );
+    let delay = "engine.restart = { limit = 4, delay = \"50ms\" }\n";
+    user.configure(&format!("dockerd.path = {dockerd:?}\n{delay}"));
+    user.start();
+    let mut watch = user.watch();
+    watch.next_status();
+    fs::write(user.home.join("broken"), "").unwrap();
+    signal(user.pid("dockerd"), Signal::SIGKILL);
+    let status = watch.until(|status| status["state"] == "backoff");
+    let death = &status["deaths"][0];
+    assert_eq!((&death["part"], &death["exitCode"]), (&"dockerd".into(), &3.into()), "{death}");
+    let text = death["text"].as_str().unwrap();
+    assert!(text.contains("the disk is on fire; parts died 4 times"), "{death}");
+    let lost = status["incidents"].as_array().unwrap();
+    assert_eq!(lost.iter().map(|it| &it["kind"]).collect::<Vec<_>>(), ["lost"; 3]);
+    let mut states = watch.states();
+    states.dedup();
+    assert_eq!(states, ["running", "degraded", "backoff"]);
+    fs::remove_file(user.home.join("broken")).unwrap();
+    watch.until(|status| status["state"] == "running");
+    drop(watch);
+
+    // It is stopped while it waits for a part.
+    user.configure(&format!(
+        "dockerd.path = {dockerd:?}\nengine.restart = {{ delay = \"1h\", max_delay = \"1h\" }}\n"
+    ));
+    user.ctl("restart").ok();
+    fs::write(user.home.join("broken"), "").unwrap();
+    signal(user.pid("dockerd"), Signal::SIGKILL);
+    user.watch().until(|status| status["incidents"].as_array().unwrap().len() >= 5);
+    let begun = Instant::now();
+    user.ctl("stop").ok();
+    eprintln!("stopped within {:?}", begun.elapsed());
+    user.assert_clean(false);
+}
+
 /// It dies while no rootlessd is there, and takes its leftovers along at the next start.
 #[test]
 fn unseen() {
@@ -164,7 +335,7 @@ fn unseen() {
     user.start();
     user.load_image();
     let (container, _) = user.serve_page("--restart unless-stopped");
-    for part in ["dockerd", "shim"] {
+    for part in ["init", "shim"] {
         let rootlessd = user.rootlessd();
         signal(rootlessd, Signal::SIGKILL);
         wait_gone(rootlessd);

@@ -20,6 +20,8 @@ pub trait Engine {
     fn stop(&self, options: HashMap<&str, Variant<'_>>) -> zbus::Result<OwnedObjectPath>;
     /// Take the engine down and up again.
     fn restart(&self, options: HashMap<&str, Variant<'_>>) -> zbus::Result<OwnedObjectPath>;
+    /// Replace containerd and dockerd under the containers, if there are newer ones.
+    fn upgrade(&self, options: HashMap<&str, Variant<'_>>) -> zbus::Result<OwnedObjectPath>;
     /// Read the configuration again.
     fn reload(&self) -> zbus::Result<()>;
     /// Forget the deaths.
@@ -78,6 +80,9 @@ pub trait Engine {
     /// The engine's deaths, the newest last.
     #[zbus(property)]
     fn deaths(&self) -> zbus::Result<Vec<HashMap<String, OwnedVariant>>>;
+    /// What happened to single parts, the newest last.
+    #[zbus(property)]
+    fn incidents(&self) -> zbus::Result<Vec<HashMap<String, OwnedVariant>>>;
     /// The engine's processes, looked up at every call.
     #[zbus(property(emits_changed_signal = "false"))]
     fn processes(&self) -> zbus::Result<Vec<HashMap<String, OwnedVariant>>>;

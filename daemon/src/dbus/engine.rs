@@ -54,6 +54,12 @@ fn job_options(options: HashMap<String, OwnedVariant>) -> Result<JobOptions, Fai
                 let wrong = other.value_signature();
                 return Err(Failure::invalid(format!("the option timeout is a t, not a {wrong}")));
             }
+            ("keep_containers", Variant::Bool(keep)) => known.keep_containers = Some(*keep),
+            ("keep_containers", other) => {
+                let wrong = other.value_signature();
+                let text = format!("the option keep_containers is a b, not a {wrong}");
+                return Err(Failure::invalid(text));
+            }
             _ => return Err(Failure::invalid(format!("there is no option {name:?}"))),
         }
     }
@@ -95,6 +101,12 @@ impl Engine {
 
     /// Take the engine down and up again. Docker's socket stays, and clients are queued on it.
     /// Arguments, job and errors are those of Start.
+    ///
+    /// options: also "keep_containers" (b): replace containerd and dockerd only, under the
+    /// containers, which go on. The job then is a "replacement", and over when dockerd is well again; it
+    /// fails with org.rootlessd.Error.Unsupported where live-restore is off, and of an engine that an
+    /// older rootlessd started. Where no engine runs, nothing can be kept, and it is a start; while
+    /// it is on its way up or down, the error is org.rootlessd.Error.Busy.
     #[zbus(out_args("job"))]
     async fn restart(
         &self,
@@ -102,6 +114,18 @@ impl Engine {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<OwnedObjectPath, Failure> {
         self.begin(JobKind::Restart, options, connection).await
+    }
+
+    /// Replace, under the containers, which go on, those of containerd and dockerd of which there is
+    /// another file now than the one that runs. Without one, or without an engine, the job's result
+    /// is "skipped". Arguments, job and errors are those of Restart with "keep_containers".
+    #[zbus(out_args("job"))]
+    async fn upgrade(
+        &self,
+        options: HashMap<String, OwnedVariant>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<OwnedObjectPath, Failure> {
+        self.begin(JobKind::Upgrade, options, connection).await
     }
 
     /// Read the configuration again, rootlessd's and dockerd's. What is only read at a start is
@@ -241,6 +265,16 @@ impl Engine {
         values::deaths(&self.gate.status().deaths)
     }
 
+    /// What happened to single parts since ResetFailed, while the engine as a whole lived on, the
+    /// newest last, at most 20: "at" (t), in µs of CLOCK_REALTIME; "part" (s); "kind" (s), "lost" (it
+    /// died, or was ended, and is being replaced), "replaced" or "missing" (it cannot be replaced for
+    /// now); "text" (s), a sentence; "took" (t, of "replaced" only), the µs since its loss. Keys and
+    /// kinds may be added.
+    #[zbus(property)]
+    fn incidents(&self) -> Vec<Dict> {
+        values::incidents(&self.gate.status().incidents)
+    }
+
     /// The engine's processes: "part" (s), the part it belongs to; "pid" (u); "name" (s); "memory"
     /// (t), its proportional set size in bytes, or its resident set where the kernel keeps the
     /// former to itself. Looked up when it is read; changes are not announced. Keys may be added.
@@ -275,7 +309,8 @@ impl Engine {
     }
 
     /// A job began. id: its number, unique while rootlessd runs. job: the path of its object
-    /// (org.rootlessd.Supervisor1.Job). kind: "start", "stop" or "restart".
+    /// (org.rootlessd.Supervisor1.Job). kind: "start", "stop", "restart",
+    /// "replacement" (a restart that keeps the containers) or "upgrade".
     #[zbus(signal)]
     pub async fn job_new(
         emitter: &SignalEmitter<'_>,

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use rootlessd_api::{Death, Error, Phase, PortPrivilege, Process, PublishedPort, Reason, Status};
+use rootlessd_api::{
+    Death, Error, Incident, Phase, PortPrivilege, Process, PublishedPort, Reason, Status,
+};
 use zbus::Variant;
 
 /// A dictionary `a{sv}`.
@@ -54,6 +56,21 @@ pub fn deaths(deaths: &[Death]) -> Vec<Dict> {
         dict
     };
     deaths.iter().map(dict).collect()
+}
+
+/// The shape of `Incidents`.
+pub fn incidents(incidents: &[Incident]) -> Vec<Dict> {
+    let dict = |incident: &Incident| {
+        let mut dict = Dict::from([
+            ("at", incident.at.into()),
+            ("part", incident.part.as_str().into()),
+            ("kind", incident.kind.as_str().into()),
+            ("text", clean(&incident.text).into()),
+        ]);
+        put(&mut dict, "took", incident.took);
+        dict
+    };
+    incidents.iter().map(dict).collect()
 }
 
 /// The shape of `Processes`.
@@ -122,7 +139,7 @@ pub fn changes(old: &Status, new: &Status) -> HashMap<&'static str, Variant<'sta
 }
 
 /// Every property of the engine whose changes are announced.
-fn announced(status: &Status) -> [(&'static str, Variant<'static>); 18] {
+fn announced(status: &Status) -> [(&'static str, Variant<'static>); 19] {
     [
         ("State", status.state.as_str().into()),
         ("Phase", text(status.phase.map(Phase::as_str)).into()),
@@ -142,5 +159,6 @@ fn announced(status: &Status) -> [(&'static str, Variant<'static>); 18] {
         ("Controllers", cleaned(&status.controllers).into()),
         ("ContainersRunning", status.containers_running.unwrap_or(UNKNOWN).into()),
         ("Deaths", deaths(&status.deaths).into()),
+        ("Incidents", incidents(&status.incidents).into()),
     ]
 }

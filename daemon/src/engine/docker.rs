@@ -36,6 +36,26 @@ pub async fn info(socket: &Path) -> io::Result<Info> {
     get(socket, "/info").await
 }
 
+/// containerd's version, from `GET /version`: dockerd asks containerd for it at each call, and leaves
+/// it out while that does not answer.
+pub async fn containerd_version(socket: &Path) -> io::Result<Option<String>> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Version {
+        #[serde(default)]
+        components: Vec<Component>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Component {
+        name: String,
+        version: String,
+    }
+    let Version { components } = get(socket, "/version").await?;
+    let containerd = components.into_iter().find(|component| component.name == "containerd");
+    Ok(containerd.map(|component| component.version))
+}
+
 /// Containers that start and end, as dockerd tells it: each item says that something happened.
 #[derive(Debug)]
 pub struct ContainerEvents {

@@ -8,6 +8,7 @@ use std::{
     fs::{File, OpenOptions},
     io::{self, BufRead, BufReader, Write},
     os::unix::fs::OpenOptionsExt,
+    time::Duration,
 };
 
 use futures_util::StreamExt;
@@ -51,6 +52,21 @@ impl Incident {
             Self::Replaced { part, .. } | Self::Missing { part, .. } => *part,
         }
     }
+
+    /// As it is told.
+    pub fn tell(&self) -> rootlessd_api::Incident {
+        use rootlessd_api::IncidentKind;
+        let (kind, at, text, took) = match self {
+            Self::Lost(death) => (IncidentKind::Lost, death.at, death.text.clone(), None),
+            Self::Replaced { part, at, took } => {
+                let seconds = Duration::from_micros(*took).as_secs_f64();
+                let text = format!("{part} was replaced after {seconds:.2} s");
+                (IncidentKind::Replaced, *at, text, Some(*took))
+            }
+            Self::Missing { at, text, .. } => (IncidentKind::Missing, *at, text.clone(), None),
+        };
+        rootlessd_api::Incident { at, part: self.part(), kind, text, took }
+    }
 }
 
 /// Write an incident down. A line is one write, so that lines of two processes do not mix.
@@ -77,14 +93,19 @@ impl Incidents {
         Ok(Self { lines, begun: vec![], changes: inotify.into_event_stream([0; 1024])? })
     }
 
-    /// The next; waits for it. `None` if the file cannot be read any more.
-    pub async fn next(&mut self) -> Option<Incident> {
+    /// Those that were not read yet; waits for one. `None` if the file cannot be read any more.
+    /// Cancelling it loses nothing.
+    pub async fn next(&mut self) -> Option<Vec<Incident>> {
         loop {
+            let mut unread = vec![];
             while let Some(line) = self.next_line()? {
                 match serde_json::from_slice(&line) {
-                    Ok(incident) => return Some(incident),
+                    Ok(incident) => unread.push(incident),
                     Err(error) => tracing::debug!("an incident of another release: {error}"),
                 }
+            }
+            if !unread.is_empty() {
+                return Some(unread);
             }
             self.changes.next().await?.ok()?;
         }
@@ -114,10 +135,11 @@ mod tests {
         let replaced = |took| Incident::Replaced { part: Part::Dockerd, at: 1, took };
         append(&dir, &replaced(1)).unwrap();
         let mut incidents = Incidents::of(&dir).unwrap();
-        assert_eq!(incidents.next().await, Some(replaced(1)));
+        append(&dir, &replaced(2)).unwrap();
+        assert_eq!(incidents.next().await, Some(vec![replaced(1), replaced(2)]));
 
         // A kind of a later release, and a line that comes in two pieces.
-        let line = serde_json::to_string(&replaced(2)).unwrap();
+        let line = serde_json::to_string(&replaced(3)).unwrap();
         let (head, tail) = line.split_at(9);
         open(&dir).unwrap().write_all(format!("{{\"healed\":1}}\n{head}").as_bytes()).unwrap();
         let writing = async {
@@ -125,6 +147,6 @@ mod tests {
             open(&dir).unwrap().write_all(format!("{tail}\n").as_bytes()).unwrap();
         };
         let (incident, ()) = tokio::join!(incidents.next(), writing);
-        assert_eq!(incident, Some(replaced(2)));
+        assert_eq!(incident, Some(vec![replaced(3)]));
     }
 }

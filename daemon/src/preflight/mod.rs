@@ -165,6 +165,8 @@ impl Inspection<'_> {
             dockerd_flags: config.dockerd.flags.clone(),
             docker,
             ask_ports: config.engine.ports.ask == AskPorts::Desktop,
+            restart: (&config.engine.restart).into(),
+            start_timeout: config.engine.start_timeout,
             stop_timeout: config.engine.stop_timeout,
             config: Some(config.engines()),
             versions: answers.versions,

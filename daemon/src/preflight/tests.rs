@@ -76,6 +76,8 @@ async fn a_complete_machine_gets_its_plan() {
                 cgroup_driver: None,
             },
             ask_ports: true,
+            restart: Default::default(),
+            start_timeout: Duration::from_secs(90),
             stop_timeout: Duration::from_secs(30),
             config: Some(config::Config::default().engines()),
             versions: Versions {

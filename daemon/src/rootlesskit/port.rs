@@ -1,5 +1,5 @@
 //! Ports as RootlessKit's API has them (`pkg/port/port.go`, `pkg/api/router`): `GET /v1/ports` lists
-//! them, `POST /v1/ports` publishes one.
+//! them, `POST /v1/ports` publishes one, `DELETE /v1/ports/ID` takes it back.
 
 use std::{io, path::Path, time::Duration};
 
@@ -42,6 +42,7 @@ impl Spec {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Status {
+    id: u64,
     spec: Spec,
 }
 
@@ -74,13 +75,31 @@ pub fn refused_in(line: &str) -> Option<u16> {
 
 /// The ports that are published now.
 pub async fn published(socket: &Path) -> io::Result<Vec<Spec>> {
+    Ok(list(socket).await?.into_iter().map(|status| status.spec).collect())
+}
+
+/// Take back every port but the first `own`, which are those of RootlessKit's command line: it
+/// numbers them from 1. How many it were.
+pub async fn take_back(socket: &Path, own: u64) -> io::Result<usize> {
+    let mut taken = 0;
+    for Status { id, .. } in list(socket).await?.into_iter().filter(|status| status.id > own) {
+        let answer = call(socket, Method::DELETE, &format!("{PORTS}/{id}"), Bytes::new()).await?;
+        // One that is gone meanwhile is what was wanted.
+        if answer.status.is_success() {
+            taken += 1;
+        }
+    }
+    Ok(taken)
+}
+
+async fn list(socket: &Path) -> io::Result<Vec<Status>> {
     let answer = call(socket, Method::GET, PORTS, Bytes::new()).await?;
     if !answer.status.is_success() {
         // Such as a port driver without an API.
         return Ok(vec![]);
     }
     let ports: Option<Vec<Status>> = serde_json::from_slice(&answer.body)?;
-    Ok(ports.unwrap_or_default().into_iter().map(|status| status.spec).collect())
+    Ok(ports.unwrap_or_default())
 }
 
 /// Ask RootlessKit.

@@ -128,7 +128,9 @@ fn outcome(kind: JobKind, life: Life) -> Option<JobResult> {
     match (kind, life) {
         (JobKind::Start | JobKind::Restart, Life::Running | Life::Degraded)
         | (JobKind::Stop, Life::Stopped) => Some(JobResult::Done),
-        (JobKind::Start | JobKind::Restart, Life::Starting(_))
+        // It is told when the parts are replaced.
+        (JobKind::Replacement | JobKind::Upgrade, Life::Running | Life::Degraded)
+        | (JobKind::Start | JobKind::Restart, Life::Starting(_))
         | (JobKind::Start | JobKind::Restart, Life::Stopping(_, Then::Start))
         | (JobKind::Stop, Life::Stopping(_, Then::Rest)) => None,
         _ => Some(JobResult::Failed),
@@ -143,7 +145,7 @@ mod tests {
 
     #[test]
     fn outcomes() {
-        use JobKind::{Restart, Start, Stop};
+        use JobKind::{Replacement, Restart, Start, Stop, Upgrade};
         use JobResult::{Done, Failed};
         let going_up = Life::Starting(Phase::Network);
         let down = Life::Stopping(Phase::Dockerd, Then::Rest);
@@ -161,6 +163,12 @@ mod tests {
         ];
         for (kind, life, result) in rows {
             assert_eq!(outcome(kind, life), result, "{kind} × {life:?}");
+            if kind == Stop {
+                let result = (!matches!(life, Life::Running | Life::Degraded)).then_some(Failed);
+                for kind in [Replacement, Upgrade] {
+                    assert_eq!(outcome(kind, life), result, "{kind} × {life:?}");
+                }
+            }
         }
     }
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 use rootlessd_api::{Phase, State};
 use serde::{Deserialize, Serialize};
 
+use crate::restart_policy::RestartPolicy;
+
 /// Where the engine is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -76,19 +78,6 @@ pub enum Effect {
     Delay(Duration),
     /// Do not send it any more.
     EndDelay,
-}
-
-/// How often and how fast a dead engine is started again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RestartPolicy {
-    /// As many deaths in [`Self::window`] are one too many; 0: there are never too many.
-    pub limit: u32,
-    /// How long a death counts.
-    pub window: Duration,
-    /// The delay after the first death; it doubles with each further one.
-    pub delay: Duration,
-    /// The longest delay.
-    pub max_delay: Duration,
 }
 
 /// The machine: a life and the deaths that count.
@@ -205,15 +194,10 @@ impl Machine {
     }
 
     fn die(&mut self, now: Duration, policy: &RestartPolicy) -> (Life, Vec<Effect>) {
-        self.deaths.push(now);
-        self.deaths.retain(|&death| now.saturating_sub(death) < policy.window);
-        let count = u32::try_from(self.deaths.len()).unwrap_or(u32::MAX);
-        if policy.limit != 0 && count >= policy.limit {
-            return (Life::Failed, vec![]);
+        match policy.count(&mut self.deaths, now) {
+            Some(delay) => (Life::Backoff, vec![Effect::Delay(delay)]),
+            None => (Life::Failed, vec![]),
         }
-        let doubled = 2u32.saturating_pow(count - 1);
-        let delay = policy.delay.saturating_mul(doubled).min(policy.max_delay);
-        (Life::Backoff, vec![Effect::Delay(delay)])
     }
 }
 

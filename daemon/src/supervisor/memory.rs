@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use rootlessd_api::{Death, Error, ErrorKind, Reason, names};
+use rootlessd_api::{Death, Error, ErrorKind, Incident, Reason, names};
 use serde::{Deserialize, Serialize};
 
 use super::machine::{Life, Machine};
@@ -26,6 +26,12 @@ pub struct Memory {
     /// The last deaths, as they are told.
     #[serde(default)]
     pub deaths: Vec<Death>,
+    /// The last incidents, as they are told.
+    #[serde(default)]
+    pub incidents: Vec<Incident>,
+    /// Up to when incidents are not told any more, in µs of CLOCK_REALTIME.
+    #[serde(default)]
+    pub incidents_forgotten: u64,
     /// Why it failed, if not by dying.
     #[serde(default)]
     pub refusals: Vec<Reason>,

@@ -6,6 +6,7 @@ pub mod handle;
 mod jobs;
 pub mod machine;
 pub mod memory;
+mod parts;
 mod ports;
 mod reload;
 mod requests;
@@ -24,7 +25,7 @@ pub use self::status::Constants;
 use self::{
     handle::{Mailbox, Reply},
     jobs::Jobs,
-    machine::{Effect, Life, RestartPolicy},
+    machine::{Effect, Life},
     memory::{Memory, Moment, Store},
     ports::Ports,
     status::Knowledge,
@@ -33,6 +34,7 @@ use crate::{
     config::{Loaded, Reader},
     engine::{driver, shim},
     helper::Helper,
+    restart_policy::RestartPolicy,
     sys::clock::{self, Alarm},
 };
 
@@ -213,7 +215,11 @@ impl Supervisor {
             E::Healthy(facts) => {
                 self.engine.facts = Some(facts);
                 self.engine.unwell = None;
-                self.step(machine::Event::Healthy);
+                self.step(match self.engine.lost.is_empty() {
+                    true => machine::Event::Healthy,
+                    false => machine::Event::Unhealthy,
+                });
+                self.settle_replacement();
             }
             E::Unhealthy(reason) => {
                 self.engine.unwell = Some(reason);
@@ -246,6 +252,8 @@ impl Supervisor {
                 self.ports.refused = ports;
                 self.publish();
             }
+            E::Incidents(incidents) => self.learn_incidents(incidents),
+            E::Replaced(result) => self.take_replacement(result),
             E::PortAsked { port, reply } => self.ask_for_port(port, reply),
             E::Gone => self.lose_engine(machine::Event::Gone, stranger_stop()),
             E::Died(death) => self.lose_engine(machine::Event::Died, death),
@@ -253,11 +261,15 @@ impl Supervisor {
     }
 
     /// The engine came to its end, which is a death unless it was to be stopped.
-    fn lose_engine(&mut self, event: machine::Event, death: Death) {
+    fn lose_engine(&mut self, event: machine::Event, mut death: Death) {
         match self.memory.machine.life() {
             life if !life.has_engine() => return,
             Life::Stopping(..) => {}
-            _ => self.bury(death),
+            _ => {
+                let containers = self.engine.facts.as_ref().map(|it| it.info.containers_running);
+                death.text += &casualties(containers.unwrap_or_default());
+                self.bury(death);
+            }
         }
         self.engine = Knowledge::default();
         self.ports.refused.clear();
@@ -306,8 +318,9 @@ impl Supervisor {
     }
 
     fn command(&self, command: driver::Command) {
-        // There is room: at most one start, one stop and one reload are on their way, as an engine
-        // comes to its end before the next start, and the reloads wait for each other.
+        // There is room: at most one start, one stop, one reload and one replacement of each kind are
+        // on their way, as an engine comes to its end before the next start, and the reloads wait for
+        // each other.
         if self.links.commands.try_send(command).is_err() {
             tracing::error!("the engine's driver does not take commands");
         }
@@ -350,17 +363,20 @@ impl Supervisor {
 
     fn policy(&self) -> RestartPolicy {
         let loaded = self.links.loaded.borrow();
-        let restart = &loaded.config.engine.restart;
-        RestartPolicy {
-            limit: restart.limit,
-            window: restart.window,
-            delay: restart.delay,
-            max_delay: restart.max_delay,
-        }
+        (&loaded.config.engine.restart).into()
     }
 
     fn stop_timeout(&self) -> Duration {
         self.links.loaded.borrow().config.engine.stop_timeout
+    }
+}
+
+/// What else is lost with an engine in which so many containers ran.
+fn casualties(containers: u32) -> String {
+    match containers {
+        0 => String::new(),
+        1 => "; the container that ran ended with it".to_owned(),
+        count => format!("; the {count} containers that ran ended with it"),
     }
 }
 

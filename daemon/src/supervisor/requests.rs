@@ -32,6 +32,7 @@ impl Supervisor {
             Command::Reload(reply) => self.reload(reply),
             Command::ResetFailed(reply) => {
                 self.memory.deaths.clear();
+                self.memory.forget_incidents();
                 self.memory.refusals.clear();
                 self.step(machine::Event::ResetFailed);
                 let _ = reply.send(Ok(()));
@@ -51,21 +52,25 @@ impl Supervisor {
         if self.ending {
             return Err(Error::new(ErrorKind::Busy, "rootlessd is shutting down"));
         }
+        let life = self.memory.machine.life();
+        let kind = effective_kind(kind, options, life)?;
         let timeout = options.timeout.filter(|&timeout| timeout > 0).map(Duration::from_micros);
         // A time beyond what the clock can tell is no limit.
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let is_at_work = self.jobs.current().is_some_and(|job| job.kind == kind);
         let job = self.jobs.begin(kind, deadline);
-        let life = self.memory.machine.life();
-        let event = match kind {
-            JobKind::Start => machine::Event::Start,
-            JobKind::Stop => machine::Event::Stop,
-            JobKind::Restart => machine::Event::Restart,
-        };
         match (kind, life) {
             (JobKind::Start, Life::Running | Life::Degraded) | (JobKind::Stop, Life::Stopped) => {
                 self.jobs.end(JobResult::Skipped, None);
             }
-            _ => self.step(event),
+            (JobKind::Start, _) => self.step(machine::Event::Start),
+            (JobKind::Stop, _) => self.step(machine::Event::Stop),
+            (JobKind::Restart, _) => self.step(machine::Event::Restart),
+            (JobKind::Replacement | JobKind::Upgrade, _) if is_at_work => {}
+            (JobKind::Replacement, _) => self.replace(false),
+            (JobKind::Upgrade, Life::Running | Life::Degraded) => self.replace(true),
+            // The next start is of what there is then.
+            (JobKind::Upgrade, _) => self.jobs.end(JobResult::Skipped, None),
         }
         Ok(self.jobs.get(job.id).unwrap_or(job))
     }
@@ -75,7 +80,7 @@ impl Supervisor {
         let kind = job.ok_or_else(|| jobs::no_such_job(id))?.kind;
         let error = Error::new(ErrorKind::Canceled, "the job was cancelled");
         self.jobs.end(JobResult::Canceled, Some(error));
-        if kind != JobKind::Stop {
+        if matches!(kind, JobKind::Start | JobKind::Restart) {
             self.step(machine::Event::Stop);
         }
         Ok(())
@@ -98,5 +103,26 @@ impl Supervisor {
             // Whoever stopped waiting needs no answer.
             let _ = reply.send(status.clone());
         }
+    }
+}
+
+/// What is done about a request. Where there are no containers to be kept, a restart is a restart.
+fn effective_kind(kind: JobKind, options: &JobOptions, life: Life) -> Result<JobKind, Error> {
+    let keep = options.keep_containers == Some(true);
+    if keep && !matches!(kind, JobKind::Restart | JobKind::Replacement) {
+        let text =
+            format!("a {kind} keeps no containers, or all of them: leave keep_containers out");
+        return Err(Error::new(ErrorKind::InvalidArgument, text));
+    }
+    let kind = if keep { JobKind::Replacement } else { kind };
+    match (kind, life) {
+        (JobKind::Replacement | JobKind::Upgrade, Life::Starting(_) | Life::Stopping(..)) => {
+            let text = format!("the engine is {}; ask again when it is running", life.state());
+            Err(Error::new(ErrorKind::Busy, text).with_remedy("rootlessctl watch"))
+        }
+        (JobKind::Replacement, Life::Stopped | Life::Backoff | Life::Failed) => {
+            Ok(JobKind::Restart)
+        }
+        (kind, _) => Ok(kind),
     }
 }

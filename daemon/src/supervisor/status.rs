@@ -1,8 +1,11 @@
 //! The status: made from what is known, by nobody else.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
-use rootlessd_api::{Reason, Status};
+use rootlessd_api::{Part, Reason, Status};
 
 use super::{machine::Life, memory::Memory, ports::Ports};
 use crate::{
@@ -30,6 +33,10 @@ pub(super) struct Knowledge {
     pub main_pid: Option<u32>,
     /// Why it is degraded.
     pub unwell: Option<Reason>,
+    /// The parts that it does without, and why.
+    pub lost: BTreeMap<Part, Reason>,
+    /// Whether the parts were replaced that somebody wanted replaced.
+    pub replaced: bool,
 }
 
 /// The status that follows from what is known.
@@ -41,6 +48,7 @@ pub(super) fn status(
     loaded: &Loaded,
 ) -> Status {
     let life = memory.machine.life();
+    let degraded = engine.lost.values().chain(&engine.unwell).filter(|_| life == Life::Degraded);
     let plan = engine.plan.as_ref();
     let is_stale = plan.is_some_and(|plan| plan.is_stale(&loaded.config.engines()));
     let advice = plan.map_or(&loaded.reasons, |plan| &plan.reasons);
@@ -54,17 +62,23 @@ pub(super) fn status(
         since: memory.since,
         reasons: memory
             .reasons()
-            .chain(engine.unwell.iter().filter(|_| life == Life::Degraded).cloned())
+            .chain(degraded.cloned())
             .chain(is_stale.then(restart_needed))
+            .chain(engine.facts.as_ref().and_then(|facts| upgrade_available(&facts.outdated)))
             .chain(ports.reasons(plan))
             .chain(advice.iter().cloned())
             .collect(),
         next_attempt: memory.next_attempt.map(|moment| moment.realtime),
         deaths: memory.deaths.clone(),
+        incidents: memory.incidents.clone(),
         main_pid: engine.main_pid,
         supervisor: constants.supervisor.clone(),
         version: info.map(|info| info.server_version.clone()).or_else(|| version(|it| &it.dockerd)),
-        containerd_version: version(|it| &it.containerd),
+        containerd_version: engine
+            .facts
+            .as_ref()
+            .and_then(|facts| facts.containerd_version.clone())
+            .or_else(|| version(|it| &it.containerd)),
         runc_version: version(|it| &it.runc),
         rootlesskit_version: version(|it| &it.rootlesskit),
         socket_path: text(&constants.socket),
@@ -84,6 +98,14 @@ pub(super) fn status(
 fn restart_needed() -> Reason {
     let text = "the configuration has changed in ways that the engine reads at its start";
     Code::RestartNeeded.reason_with_remedy(text, "rootlessctl restart")
+}
+
+fn upgrade_available(outdated: &[Part]) -> Option<Reason> {
+    let part = *outdated.first()?;
+    let names: Vec<_> = outdated.iter().map(|part| part.as_str()).collect();
+    let text = format!("there is another {} now than the one that runs", names.join(" and "));
+    let reason = Code::UpgradeAvailable.reason_with_remedy(text, "rootlessctl upgrade");
+    Some(Reason { part, ..reason })
 }
 
 /// Log a change of the state or the phase.

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::Path,
     time::Duration,
 };
@@ -11,7 +11,7 @@ use std::{
 use futures_util::StreamExt;
 use inotify::{Inotify, WatchMask};
 use nix::fcntl::{Flock, FlockArg};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Write a file in one step: a reader sees the old one or the new one, never half. Mode 0600.
 ///
@@ -81,6 +81,27 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
     match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+/// Which file it is that is at a path: one that took its place has another of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileId {
+    device: u64,
+    inode: u64,
+    /// When its content was last changed, in s and ns since 1970.
+    modified: (i64, i64),
+}
+
+impl FileId {
+    /// Of what is at a path, at the end of all links; `None` if there is nothing to be seen.
+    pub fn at(path: &Path) -> Option<Self> {
+        let metadata = fs::metadata(path).ok()?;
+        Some(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        })
     }
 }
 

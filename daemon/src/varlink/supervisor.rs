@@ -49,6 +49,7 @@ impl Interface for Supervisor {
             "Start" => self.begin(JobKind::Start, request).await,
             "Stop" => self.begin(JobKind::Stop, request).await,
             "Restart" => self.begin(JobKind::Restart, request).await,
+            "Upgrade" => self.begin(JobKind::Upgrade, request).await,
             "Reload" => {
                 request.end()?;
                 nothing(handle.reload().await, "")
@@ -104,7 +105,11 @@ impl Interface for Supervisor {
 
 impl Supervisor {
     async fn begin(&self, kind: JobKind, mut request: Request) -> Result<Answer, ErrorReply> {
-        let options = JobOptions { timeout: request.optional("timeout")? };
+        let keep_containers = match kind {
+            JobKind::Restart => request.optional("keepContainers")?,
+            _ => None,
+        };
+        let options = JobOptions { timeout: request.optional("timeout")?, keep_containers };
         request.end()?;
         answer("job", self.handle.request(kind, options).await, "timeout")
     }

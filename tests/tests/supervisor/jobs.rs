@@ -214,7 +214,7 @@ fn a_cancelled_start_is_undone_and_a_cancelled_stop_goes_on() {
 fn a_job_that_runs_out_of_time_ends_and_the_engine_goes_on() {
     run_timeless(async {
         let (handle, mut engine) = Engine::stopped();
-        let options = JobOptions { timeout: Some(5_000_000) };
+        let options = JobOptions { timeout: Some(5_000_000), ..JobOptions::default() };
         let begin = Instant::now();
         let job = handle.request(JobKind::Start, options).await.unwrap();
         engine.take_start().await;
@@ -227,7 +227,7 @@ fn a_job_that_runs_out_of_time_ends_and_the_engine_goes_on() {
 
         // Zero, and more than any clock can tell, are no limit.
         for forever in [0, u64::MAX] {
-            let options = JobOptions { timeout: Some(forever) };
+            let options = JobOptions { timeout: Some(forever), ..JobOptions::default() };
             let job = handle.request(JobKind::Restart, options).await.unwrap();
             engine.go_down().await;
             engine.come_up().await;

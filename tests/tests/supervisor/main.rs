@@ -5,6 +5,7 @@
 
 mod deaths;
 mod jobs;
+mod parts;
 mod questions;
 mod reload;
 mod succession;

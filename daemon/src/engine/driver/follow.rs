@@ -1,23 +1,23 @@
 //! An engine that is there, followed from its launch or its take-over to its end.
 
 use std::{
-    collections::BTreeSet, future::pending, path::PathBuf, process::ExitStatus, time::Duration,
+    collections::BTreeSet, future::pending, path::PathBuf, process::ExitStatus, rc::Rc,
+    time::Duration,
 };
 
-use futures_util::FutureExt;
 use nix::sys::signal::Signal;
-use rootlessd_api::{Error, Part, Phase, Port};
+use rootlessd_api::{Error, ErrorKind, Part, Phase, Port};
 use tokio::{
     process::Child,
     sync::{mpsc, oneshot},
     task::{JoinSet, spawn_local},
-    time::{Instant, sleep, timeout},
+    time::{Instant, timeout},
 };
 
-use super::{Command, Event, Facts, World};
+use super::{Command, Event, World, probe::Probe};
 use crate::{
     engine::{
-        docker::{self, ContainerEvents},
+        incidents::{Incident, Incidents},
         init::{
             InitStatus, PortsStatus, Stage,
             client::{Following, InitClient, InitReply, PortsReply},
@@ -26,17 +26,10 @@ use crate::{
     },
     helper::Helper,
     plan::Plan,
-    reasons::Code,
     sockets,
-    sys::{self, cgroup, clock, files, process::Process},
+    sys::{self, clock, files, process::Process},
 };
 
-/// How often a running dockerd is asked whether it still answers.
-const PROBE_INTERVAL: Duration = Duration::from_secs(60);
-/// How soon after a failed probe it is asked again.
-const PROBE_AGAIN: Duration = Duration::from_secs(5);
-/// How long to collect what containers do before dockerd is asked again.
-const PROBE_BURST: Duration = Duration::from_millis(250);
 /// What a stop may take beyond its time before everything is killed.
 const STOP_GRACE: Duration = Duration::from_secs(3);
 /// What an engine may take to stop that is too young to be asked: it has no containers yet, and
@@ -44,6 +37,8 @@ const STOP_GRACE: Duration = Duration::from_secs(3);
 const YOUNG_GRACE: Duration = Duration::from_secs(2);
 /// The first version of the protocol whose engine-init reads the plan again when it reloads.
 const READS_PLANS: u32 = 2;
+/// The first version whose engine-init replaces parts.
+const REPLACES: u32 = 3;
 /// What an engine that is killed may take to be gone.
 const KILL_GRACE: Duration = Duration::from_secs(5);
 
@@ -65,6 +60,8 @@ enum Happening {
     Told(InitStatus),
     /// It says which ports were refused.
     Refused(PortsStatus),
+    /// Something happened to parts of it.
+    Incidents(Vec<Incident>),
     /// The supervisor wants something.
     Asked(Command),
     /// The supervisor leaves, and the engine stays.
@@ -94,6 +91,9 @@ pub(super) struct Followed<'a> {
     stop_by: Option<Instant>,
     start_timeout: Duration,
     deadline: Option<Instant>,
+    /// What happened to its parts; `None` if that cannot be read.
+    incidents: Option<Incidents>,
+    probe: Rc<Probe>,
     /// The tasks that ask a ready engine how it is. They end with this, or with a stop.
     asking: JoinSet<()>,
 }
@@ -110,6 +110,12 @@ impl<'a> Followed<'a> {
             asked: BTreeSet::new(),
             protocol: None,
             child_pid: engine.plan.state_dir.join("child_pid"),
+            incidents: Incidents::of(&world.dir())
+                .inspect_err(|error| {
+                    tracing::warn!("the engine's incidents cannot be read: {error}")
+                })
+                .ok(),
+            probe: Rc::new(Probe::of(&engine.plan, world.events.clone())),
             engine,
             has_namespaces: false,
             main_pid: None,
@@ -134,8 +140,13 @@ impl<'a> Followed<'a> {
                 Happening::InNamespaces => self.enter_namespaces().await,
                 Happening::Told(status) => self.learn(status).await,
                 Happening::Refused(ports) => self.learn_ports(ports).await,
+                Happening::Incidents(incidents) => {
+                    self.world.tell(Event::Incidents(incidents)).await;
+                    self.probe.at_once();
+                }
                 Happening::Asked(Command::Stop { timeout }) => self.stop(timeout).await,
                 Happening::Asked(Command::Reload(reply)) => self.reload(reply).await,
+                Happening::Asked(Command::Replace { only_new }) => self.replace(only_new),
                 // It is there.
                 Happening::Asked(Command::Start) => {}
                 Happening::Left => return None,
@@ -157,6 +168,7 @@ impl<'a> Followed<'a> {
             () = files::appeared(&self.child_pid), if !self.has_namespaces => Happening::InNamespaces,
             reply = self.init.next() => Happening::Told(reply.status),
             reply = self.ports.next() => Happening::Refused(reply.ports),
+            incidents = next_of(&mut self.incidents) => Happening::Incidents(incidents),
             command = commands.recv() => command.map_or(Happening::Left, Happening::Asked),
             () = clock::until(self.deadline) => Happening::OutOfTime,
         }
@@ -175,6 +187,7 @@ impl<'a> Followed<'a> {
 
     async fn learn(&mut self, status: InitStatus) {
         self.protocol = Some(status.protocol);
+        self.probe.learn(status);
         self.find_main_pid().await;
         let became_ready = status.stage == Stage::Ready && self.stage != Stage::Ready;
         self.stage = status.stage;
@@ -188,8 +201,7 @@ impl<'a> Followed<'a> {
         if became_ready && self.stop_by.is_none() {
             self.deadline = None;
             self.enter(Phase::Containers).await;
-            let socket = self.engine.plan.docker.socket.clone();
-            self.asking.spawn_local(keep_probing(socket, self.world.events.clone()));
+            self.asking.spawn_local(self.probe.clone().go_on());
             if self.engine.child.is_none() {
                 let ours = sockets::inode(&self.world.listener);
                 let events = self.world.events.clone();
@@ -245,6 +257,17 @@ impl<'a> Followed<'a> {
         spawn_local(async move {
             // Whoever stopped waiting needs no answer.
             let _ = reply.send(init.reload().await);
+        });
+    }
+
+    /// Have parts replaced. A stop ends that, and what waits for it.
+    fn replace(&mut self, only_new: bool) {
+        let (init, probe, events) =
+            (self.init_client(), self.probe.clone(), self.world.events.clone());
+        self.asking.spawn_local(async move {
+            let replaced = replace(&init, &probe, only_new).await;
+            // A supervisor that left does not need to know.
+            let _ = events.send(Event::Replaced(replaced)).await;
         });
     }
 
@@ -304,48 +327,45 @@ impl<'a> Followed<'a> {
     }
 }
 
-/// Ask dockerd again and again whether it answers, and tell: now and then, and when a container
-/// started or ended.
-async fn keep_probing(socket: PathBuf, events: mpsc::Sender<Event>) {
-    let mut containers = None;
-    // Whether it was asked just now because a container started or ended.
-    let mut happened = false;
-    loop {
-        if containers.is_none() {
-            // Before dockerd is asked, so that nothing happens unseen in between.
-            containers = ContainerEvents::follow(&socket).await.ok();
-        }
-        let (event, pause) = match docker::info(&socket).await {
-            Ok(info) => {
-                let controllers = cgroup::users_controllers();
-                (Event::Healthy(Facts { info, controllers }), PROBE_INTERVAL)
+/// Replace both parts, or those of which there is a new file, and wait until dockerd is well: which
+/// they were.
+async fn replace(init: &InitClient, probe: &Probe, only_new: bool) -> Result<Vec<Part>, Error> {
+    // It may just have been taken over.
+    probe.learned().await;
+    if probe.init().protocol < REPLACES {
+        return Err(too_old());
+    }
+    let parts = match only_new {
+        false => vec![Part::Containerd, Part::Dockerd],
+        true => match probe.outdated() {
+            none if none.is_empty() => return Ok(none),
+            // dockerd takes longer to find a containerd that comes later than to start.
+            _ if probe.outdated().contains(&Part::Containerd) => {
+                vec![Part::Containerd, Part::Dockerd]
             }
-            Err(error) => {
-                let text = format!("dockerd does not answer: {error}");
-                let reason =
-                    Code::DockerdNotAnswering.reason_with_remedy(text, "rootlessctl restart");
-                (Event::Unhealthy(reason), PROBE_AGAIN)
-            }
-        };
-        if events.send(event).await.is_err() {
-            return;
-        }
-        if happened {
-            // What happens together is asked about once more: dockerd tells of an end before it counts it.
-            sleep(PROBE_BURST).await;
-            while let Some(Some(())) = next_of(&mut containers).now_or_never() {}
-            happened = false;
-            continue;
-        }
-        tokio::select! {
-            () = sleep(pause) => {}
-            told = next_of(&mut containers) => match told {
-                Some(()) => happened = true,
-                None => {
-                    sleep(PROBE_BURST).await;
-                    containers = None;
-                }
-            }
+            dockerd => dockerd,
+        },
+    };
+    probe.keep_silent(true);
+    let replaced = init.replace(&parts).await;
+    probe.keep_silent(false);
+    replaced?;
+    probe.until_healthy().await;
+    Ok(parts)
+}
+
+fn too_old() -> Error {
+    let text = "the engine was started by an older rootlessd, whose engine-init replaces nothing";
+    Error::new(ErrorKind::Unsupported, text).with_remedy("rootlessctl restart")
+}
+
+async fn next_of(incidents: &mut Option<Incidents>) -> Vec<Incident> {
+    let Some(following) = incidents else { return pending().await };
+    match following.next().await {
+        Some(incidents) => incidents,
+        None => {
+            *incidents = None;
+            pending().await
         }
     }
 }
@@ -355,13 +375,6 @@ async fn tell_granted(helper: Helper, events: mpsc::Sender<Event>) {
     if let Ok(ports) = helper.granted().await {
         // A supervisor that left does not need to know.
         let _ = events.send(Event::Granted(ports)).await;
-    }
-}
-
-async fn next_of(containers: &mut Option<ContainerEvents>) -> Option<()> {
-    match containers {
-        Some(containers) => containers.next().await,
-        None => pending().await,
     }
 }
 

@@ -5,11 +5,12 @@
 //! exactly one end, which is [`Event::Gone`], [`Event::Died`] or [`Event::Refused`].
 
 mod follow;
+mod probe;
 mod world;
 
 use std::{collections::BTreeSet, os::fd::OwnedFd, time::Duration};
 
-use rootlessd_api::{Death, Error, Phase, Port, Reason};
+use rootlessd_api::{Death, Error, Part, Phase, Port, Reason};
 use tokio::{
     sync::{mpsc, oneshot},
     time::sleep,
@@ -23,6 +24,7 @@ use self::{
 use super::{
     dir::{EngineDir, Record},
     docker,
+    incidents::Incident,
     init::client::InitClient,
     sweep,
 };
@@ -48,6 +50,11 @@ pub enum Command {
     },
     /// Have dockerd read its configuration again.
     Reload(oneshot::Sender<Result<(), Error>>),
+    /// Replace containerd and dockerd under the containers; [`Event::Replaced`] tells what came of it.
+    Replace {
+        /// Only a part whose file is another than when it was started.
+        only_new: bool,
+    },
 }
 
 /// What became of it.
@@ -72,6 +79,10 @@ pub enum Event {
     Healthy(Facts),
     /// dockerd does not answer.
     Unhealthy(Reason),
+    /// What happened to its parts, in the order in which it did.
+    Incidents(Vec<Incident>),
+    /// What a replacement came to: the parts that were replaced.
+    Replaced(Result<Vec<Part>, Error>),
     /// The ports that its user was granted, and that it may listen on.
     Granted(BTreeSet<Port>),
     /// The ports that it was refused last, for want of a privilege.
@@ -98,6 +109,10 @@ pub struct Facts {
     pub info: docker::Info,
     /// The cgroup controllers that containers can have.
     pub controllers: Vec<String>,
+    /// containerd's version, as dockerd tells it.
+    pub containerd_version: Option<String>,
+    /// Parts whose file is another now than when they were started.
+    pub outdated: Vec<Part>,
 }
 
 /// Drives one engine at a time.
@@ -166,8 +181,8 @@ impl Driver {
         while let Some(command) = self.commands.recv().await {
             match command {
                 Command::Start => self.live().await,
-                // What it was to stop has come to its end meanwhile, and that was told.
-                Command::Stop { .. } => {}
+                // What it was about has come to its end meanwhile, and that was told.
+                Command::Stop { .. } | Command::Replace { .. } => {}
                 Command::Reload(reply) => nothing_to_reload(reply),
             }
         }
@@ -196,8 +211,8 @@ impl Driver {
                 launched = &mut launch => return Some(launched),
                 command = self.commands.recv() => match command {
                     Some(Command::Stop { .. }) | None => return None,
-                    // It is being done.
-                    Some(Command::Start) => {}
+                    // It is being done, or was asked of the engine before.
+                    Some(Command::Start | Command::Replace { .. }) => {}
                     Some(Command::Reload(reply)) => nothing_to_reload(reply),
                 },
             }

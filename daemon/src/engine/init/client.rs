@@ -3,7 +3,7 @@
 use std::{future::pending, marker::PhantomData, os::fd::OwnedFd, time::Duration};
 
 use rootlessd_api::{
-    Error, ErrorKind, Port,
+    Error, ErrorKind, Part, Port,
     client::{ClientError, Connection},
     names,
 };
@@ -44,14 +44,17 @@ impl InitClient {
 
     /// Read the user's `daemon.json` again.
     pub async fn reload(&self) -> Result<(), Error> {
-        match self.call("Reload", json!({})).await {
-            Ok((Nothing {}, _)) => Ok(()),
-            Err(ClientError::Api(error)) => Err(error),
-            Err(error) => Err(Error::new(
-                ErrorKind::Busy,
-                format!("the engine cannot be told to read its configuration again: {error}"),
-            )),
-        }
+        let asked = self.call("Reload", json!({})).await;
+        done(asked, "the engine cannot be told to read its configuration again")
+    }
+
+    /// Replace parts under the containers; waits until the new ones are ready, however long that is.
+    pub async fn replace(&self, parts: &[Part]) -> Result<(), Error> {
+        let exchange = async {
+            let mut connection = open(&self.dir).await?;
+            connection.call_for_fds("Replace", json!({ "parts": parts })).await
+        };
+        done(exchange.await, "the engine cannot be told to replace its parts")
     }
 
     /// The listening socket. Waits while engine-init is too young to answer; whoever asks knows
@@ -102,6 +105,14 @@ impl InitClient {
         timeout(TIMEOUT, exchange)
             .await
             .unwrap_or_else(|_| Err(ClientError::Protocol("engine-init does not answer".into())))
+    }
+}
+
+fn done(asked: Result<(Nothing, Vec<OwnedFd>), ClientError>, why_not: &str) -> Result<(), Error> {
+    match asked {
+        Ok((Nothing {}, _)) => Ok(()),
+        Err(ClientError::Api(error)) => Err(error),
+        Err(error) => Err(Error::new(ErrorKind::Busy, format!("{why_not}: {error}"))),
     }
 }
 

@@ -5,10 +5,10 @@
 //! Compatibility: a rootlessd drives the engine-init of the release before it and of the one after
 //! it. Methods and fields are only added; who does not know a field ignores it.
 
-use std::{io, os::fd::OwnedFd, time::Duration};
+use std::{collections::BTreeSet, io, os::fd::OwnedFd, time::Duration};
 
 use futures_util::{StreamExt, stream};
-use rootlessd_api::{Phase, Port, names};
+use rootlessd_api::{Error, Part, Phase, Port, names};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::{
@@ -22,14 +22,16 @@ use super::{
 };
 use crate::{
     engine::dir::EngineDir,
+    sys::files::FileId,
     varlink::{
         call::{self, Answer, ErrorReply, Interface},
         server::{self, Limits},
     },
 };
 
-/// The version of this protocol. 2: a reload reads `live-restore` of the plan again.
-pub const PROTOCOL: u32 = 2;
+/// The version of this protocol. 2: a reload reads `live-restore` of the plan again. 3: parts can be
+/// replaced, and it is told of which files they are.
+pub const PROTOCOL: u32 = 3;
 
 /// How engine-init is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +46,12 @@ pub struct InitStatus {
     pub containerd: Option<u32>,
     /// dockerd's pid.
     pub dockerd: Option<u32>,
+    /// Which file containerd was when it was started.
+    #[serde(default)]
+    pub containerd_file: Option<FileId>,
+    /// Which file dockerd was when it was started.
+    #[serde(default)]
+    pub dockerd_file: Option<FileId>,
 }
 
 /// Whether engine-init comes up, is up, or goes down.
@@ -66,6 +74,8 @@ impl Default for InitStatus {
             phase: Phase::Network,
             containerd: None,
             dockerd: None,
+            containerd_file: None,
+            dockerd_file: None,
         }
     }
 }
@@ -131,15 +141,17 @@ impl Interface for Control {
                 request.end()?;
                 let (reply, answer) = oneshot::channel();
                 self.ask(Request::Reload(reply)).await?;
-                match answer.await {
-                    Ok(Ok(())) => Ok(Answer::nothing()),
-                    Ok(Err(error)) => {
-                        let parameters =
-                            json!({ "message": error.message, "remedy": error.remedy });
-                        Err(own_error(&format!("{}", error.kind), parameters))
-                    }
-                    Err(_) => Err(stopping()),
+                answered(answer).await
+            }
+            "Replace" => {
+                let parts: BTreeSet<Part> = request.required("parts")?;
+                request.end()?;
+                if !parts.iter().all(|part| matches!(part, Part::Containerd | Part::Dockerd)) {
+                    return Err(ErrorReply::invalid_parameter("parts"));
                 }
+                let (reply, answer) = oneshot::channel();
+                self.ask(Request::Replace { parts, reply }).await?;
+                answered(answer).await
             }
             "GetListener" => {
                 request.end()?;
@@ -156,6 +168,18 @@ impl Interface for Control {
 impl Control {
     async fn ask(&self, request: Request) -> Result<(), ErrorReply> {
         self.requests.send(request).await.map_err(|_| stopping())
+    }
+}
+
+/// What came of a request that the engine itself has to answer.
+async fn answered(answer: oneshot::Receiver<Result<(), Error>>) -> Result<Answer, ErrorReply> {
+    match answer.await {
+        Ok(Ok(())) => Ok(Answer::nothing()),
+        Ok(Err(error)) => {
+            let parameters = json!({ "message": error.message, "remedy": error.remedy });
+            Err(own_error(&format!("{}", error.kind), parameters))
+        }
+        Err(_) => Err(stopping()),
     }
 }
 

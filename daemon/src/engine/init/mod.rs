@@ -2,35 +2,38 @@
 //!
 //! It prepares the namespaces, starts containerd and then dockerd on the listening socket, reaps
 //! what is orphaned, tells rootlessd on its [control socket](control) how it is, and stops
-//! everything in order. A part that dies takes all of it along: it writes down who was the first.
+//! everything in order. A part that dies is [replaced](mend), unless it dies while the engine comes
+//! up, or too often: then it takes all of it along, and who was the first is written down.
 
 pub mod client;
 mod control;
+mod mend;
 mod namespaces;
 mod parts;
 mod port_desk;
 mod port_proxy;
 mod stop;
 
-use std::{io, os::fd::OwnedFd, process::ExitCode, time::Duration};
+use std::{collections::BTreeSet, io, os::fd::OwnedFd, process::ExitCode, time::Duration};
 
 use rootlessd_api::{Death, Error, Part, Phase};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot, watch},
+    time::Instant,
 };
 
 pub use control::{InitStatus, PROTOCOL, Stage};
 pub use port_desk::PortsStatus;
 
-use self::{parts::Running, port_desk::PortDesk};
+use self::{mend::Mending, parts::Running, port_desk::PortDesk};
 use super::{dir::EngineDir, shim, sweep};
 use crate::{
     docker_config,
     plan::Plan,
     sys::{
         children::{Children, Exit},
-        fd, files,
+        clock, fd, files,
         notify::Notifications,
     },
 };
@@ -42,6 +45,13 @@ pub enum Request {
     Stop(Duration),
     /// Read the user's `daemon.json` again.
     Reload(oneshot::Sender<Result<(), Error>>),
+    /// Replace parts under the containers; the answer comes when the new ones are ready.
+    Replace {
+        /// containerd, dockerd or both.
+        parts: BTreeSet<Part>,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<(), Error>>,
+    },
 }
 
 /// What can happen while the engine runs.
@@ -49,6 +59,8 @@ enum Event {
     Exited(Part, Exit),
     Ready(Part),
     Asked(Request),
+    /// It is time for something.
+    Due,
 }
 
 /// Why the engine does not go on as it was.
@@ -69,6 +81,9 @@ struct Init {
     ports: PortDesk,
     containerd: Option<Running>,
     dockerd: Option<Running>,
+    mending: Mending,
+    /// Whether containers are to outlive dockerd, by its configuration as it was last written.
+    live_restore: bool,
 }
 
 /// Run containerd and dockerd until they are asked to stop, or one of them dies.
@@ -128,6 +143,8 @@ impl Init {
             ports,
             containerd: None,
             dockerd: None,
+            mending: Mending::default(),
+            live_restore: false,
         })
     }
 
@@ -136,7 +153,7 @@ impl Init {
         self.begin(Phase::Containerd);
         let containerd = parts::start_containerd(self);
         self.containerd = Some(started(Part::Containerd, containerd)?);
-        self.tell_pids();
+        self.tell_parts();
         self.until_ready(Part::Containerd).await?;
 
         self.begin(Phase::Dockerd);
@@ -145,11 +162,12 @@ impl Init {
         })?;
         let dockerd = parts::start_dockerd(self);
         self.dockerd = Some(started(Part::Dockerd, dockerd)?);
-        self.tell_pids();
+        self.tell_parts();
         self.until_ready(Part::Dockerd).await?;
 
         self.status.send_modify(|status| status.stage = Stage::Ready);
         loop {
+            self.mend().await?;
             self.go_on().await?;
         }
     }
@@ -161,15 +179,24 @@ impl Init {
 
     /// Take the next event: a part that is ready now, if that is what it is, or an interruption.
     async fn go_on(&mut self) -> Result<Option<Part>, Interruption> {
-        match self.next().await {
-            Event::Ready(part) => Ok(Some(part)),
+        let event = self.next().await;
+        self.take(event).await
+    }
+
+    /// Take an event, as [`Self::go_on`] does.
+    async fn take(&mut self, event: Event) -> Result<Option<Part>, Interruption> {
+        match event {
+            Event::Ready(part) => {
+                self.take_ready(part);
+                Ok(Some(part))
+            }
             Event::Exited(part, exit) => {
-                let log = match self.slot(part).take() {
-                    Some(running) => running.last_lines().await,
-                    None => vec![],
-                };
-                let text = format!("{part} {}", exit.describe());
-                Err(Interruption::Died(shim::death(part, Some(exit), text, log)))
+                self.take_exit(part, exit).await?;
+                Ok(None)
+            }
+            // A second one is none.
+            Event::Asked(Request::Stop(_)) if self.status.borrow().stage == Stage::Stopping => {
+                Ok(None)
             }
             Event::Asked(Request::Stop(timeout)) => Err(Interruption::Stop(timeout)),
             Event::Asked(Request::Reload(reply)) => {
@@ -177,11 +204,17 @@ impl Init {
                 let _ = reply.send(self.reload());
                 Ok(None)
             }
+            Event::Asked(Request::Replace { parts, reply }) => {
+                self.replace(parts, reply);
+                Ok(None)
+            }
+            Event::Due => Ok(None),
         }
     }
 
     /// Wait for whatever comes first. Orphans are reaped on the way.
     async fn next(&mut self) -> Event {
+        let due = self.due();
         loop {
             tokio::select! {
                 exit = self.children.next() => {
@@ -200,8 +233,15 @@ impl Init {
                 _ = self.terminate.recv() => {
                     return Event::Asked(Request::Stop(self.plan.stop_timeout));
                 }
+                () = clock::until(due) => return Event::Due,
             }
         }
+    }
+
+    /// When something has to be done if nothing happens.
+    fn due(&self) -> Option<Instant> {
+        let parts = [&self.containerd, &self.dockerd].into_iter().flatten();
+        parts.filter_map(|running| running.due).chain(self.mending.pause()).min()
     }
 
     fn part_of(&self, pid: i32) -> Option<Part> {
@@ -227,20 +267,27 @@ impl Init {
         self.status.send_modify(|status| status.phase = phase);
     }
 
-    fn tell_pids(&self) {
+    fn tell_parts(&self) {
         let pid = |running: &Option<Running>| {
             running.as_ref().and_then(|it| u32::try_from(it.pid()).ok())
         };
+        let file = |running: &Option<Running>| running.as_ref().and_then(|it| it.program);
         self.status.send_modify(|status| {
             status.containerd = pid(&self.containerd);
             status.dockerd = pid(&self.dockerd);
+            status.containerd_file = file(&self.containerd);
+            status.dockerd_file = file(&self.dockerd);
         });
     }
 
     /// Write dockerd's configuration anew from the user's and ours.
-    fn write_dockerd_config(&self, live_restore: Option<bool>) -> Result<(), Error> {
+    fn write_dockerd_config(&mut self, live_restore: Option<bool>) -> Result<(), Error> {
         let user = docker_config::read(&self.plan.docker.user_config)?;
         let merged = docker_config::merge(&user, &self.plan.docker, live_restore)?;
+        // For the time of a stop it is nobody's wish.
+        if live_restore.is_none() {
+            self.live_restore = merged["live-restore"] == true;
+        }
         files::replace_json(&self.dir.dockerd_config(), &merged).map_err(|error| {
             let path = self.dir.dockerd_config();
             Error::new(
@@ -256,8 +303,11 @@ impl Init {
             self.plan.docker.live_restore = plan.docker.live_restore;
         }
         self.write_dockerd_config(None)?;
-        if let Some(dockerd) = &self.dockerd {
-            dockerd.signal(nix::sys::signal::Signal::SIGHUP);
+        match &mut self.dockerd {
+            Some(dockerd) if dockerd.ready => dockerd.signal(nix::sys::signal::Signal::SIGHUP),
+            // It would die of the signal.
+            Some(dockerd) => dockerd.stale = true,
+            None => {}
         }
         Ok(())
     }

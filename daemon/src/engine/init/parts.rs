@@ -4,7 +4,7 @@ use std::{cell::RefCell, io, path::Path, rc::Rc, time::Duration};
 
 use nix::{sys::signal::Signal, unistd::Pid};
 use rootlessd_api::{Part, Port, Protocol};
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::Instant};
 
 use super::Init;
 use crate::{
@@ -14,7 +14,10 @@ use crate::{
     },
     plan::DockerPlan,
     rootlesskit::port,
-    sys::{children, files},
+    sys::{
+        children,
+        files::{self, FileId},
+    },
 };
 
 /// How long to wait for the rest of what a dead part wrote. Somebody else may hold its pipe open.
@@ -26,6 +29,14 @@ pub struct Running {
     pid: Pid,
     tail: Rc<RefCell<Tail>>,
     pump: JoinHandle<()>,
+    /// Which file its program was when it was started.
+    pub program: Option<FileId>,
+    /// Whether it said that it is ready.
+    pub ready: bool,
+    /// Whether its configuration was written anew before it could be told so.
+    pub stale: bool,
+    /// Until when it is to be ready, or to have ended once it was asked to.
+    pub due: Option<Instant>,
 }
 
 impl Running {
@@ -71,6 +82,8 @@ fn start(
     listener: Option<std::os::fd::OwnedFd>,
 ) -> io::Result<Running> {
     let (mut lines, stdout, stderr) = Lines::pipe()?;
+    // Before it runs: a file that comes in between is one too many, not one too few.
+    let file = FileId::at(program);
     let mut command = exec::command(program, listener)?;
     command
         .args(arguments)
@@ -99,7 +112,7 @@ fn start(
             filled.borrow_mut().push(line);
         }
     });
-    Ok(Running { pid, tail, pump })
+    Ok(Running { pid, tail, pump, program: file, ready: false, stale: false, due: None })
 }
 
 /// The configuration that dockerd writes for its own containerd, as far as it matters: the same

@@ -6,13 +6,14 @@ use nix::sys::signal::Signal;
 use rootlessd_api::{Part, Phase};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Event, Init, Stage};
+use super::{Event, Init, Interruption, Stage};
 use crate::engine::{docker, sweep};
 
 /// What containerd gets of the time at the least; it is stopped in milliseconds.
 const CONTAINERD_SHARE: Duration = Duration::from_secs(2);
-/// How long dockerd may take to read its configuration again; it takes milliseconds.
-const RELOAD_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long dockerd may take to read its configuration again; it takes milliseconds, or a second if it
+/// is being replaced.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Init {
     /// Stop everything within `timeout`.
@@ -22,12 +23,21 @@ impl Init {
         self.status.send_modify(|status| status.stage = Stage::Stopping);
 
         self.begin(Phase::Containers);
-        if was_ready && self.dockerd.is_some() {
+        if was_ready {
             let until = deadline.min(Instant::now() + RELOAD_TIMEOUT);
-            if timeout_at(until, self.end_live_restore()).await.is_err() {
-                tracing::warn!("dockerd does not read its configuration: containers are killed");
+            match timeout_at(until, self.end_live_restore()).await {
+                Ok(Err(Interruption::Died(death))) => {
+                    tracing::warn!("{}: containers are killed", death.text);
+                }
+                Ok(_) => {}
+                Err(_) => {
+                    tracing::warn!(
+                        "dockerd does not read its configuration: containers are killed"
+                    );
+                }
             }
         }
+        self.stop_mending();
         self.begin(Phase::Dockerd);
         self.end(Part::Dockerd, deadline.checked_sub(CONTAINERD_SHARE).unwrap_or(deadline)).await;
         self.begin(Phase::Containerd);
@@ -41,23 +51,56 @@ impl Init {
     /// Have dockerd stop its containers when it ends, the way it does without live-restore: with
     /// their own signal and time, and without marking them as stopped by hand, so that their
     /// restart policies bring them back.
-    async fn end_live_restore(&self) {
-        let socket = &self.plan.docker.socket;
-        match docker::info(socket).await {
-            Ok(info) if !info.live_restore_enabled => return,
-            Ok(_) => {}
-            Err(error) => tracing::warn!("dockerd does not tell how it is: {error}"),
+    ///
+    /// A part that is being replaced is waited for, and so is one that dies now: without dockerd the
+    /// containers would be killed.
+    async fn end_live_restore(&mut self) -> Result<(), Interruption> {
+        let socket = self.plan.docker.socket.clone();
+        loop {
+            self.until_mended().await?;
+            if self.dockerd.is_none() {
+                return Ok(());
+            }
+            match self.unless_lost(docker::info(&socket)).await? {
+                None => continue,
+                Some(Ok(info)) if !info.live_restore_enabled => return Ok(()),
+                Some(Ok(_)) => {}
+                Some(Err(error)) => tracing::warn!("dockerd does not tell how it is: {error}"),
+            }
+            if let Err(error) = self.write_dockerd_config(Some(false)) {
+                tracing::warn!("{error}");
+                return Ok(());
+            }
+            self.send(Part::Dockerd, Signal::SIGHUP);
+            // dockerd tells nobody who is not subscribed when it has read it, so it is asked.
+            let is_read = async {
+                while !docker::info(&socket).await.is_ok_and(|info| !info.live_restore_enabled) {
+                    sleep(Duration::from_millis(10)).await;
+                }
+            };
+            if self.unless_lost(is_read).await?.is_some() {
+                return Ok(());
+            }
         }
-        if let Err(error) = self.write_dockerd_config(Some(false)) {
-            tracing::warn!("{error}");
-            return;
-        }
-        if let Some(dockerd) = &self.dockerd {
-            dockerd.signal(Signal::SIGHUP);
-        }
-        // dockerd tells nobody who is not subscribed when it has read it, so it is asked.
-        while !docker::info(socket).await.is_ok_and(|info| !info.live_restore_enabled) {
-            sleep(Duration::from_millis(10)).await;
+    }
+
+    /// Wait for something that dockerd is asked; `None` if it dies meanwhile.
+    async fn unless_lost<T>(
+        &mut self,
+        answer: impl Future<Output = T>,
+    ) -> Result<Option<T>, Interruption> {
+        tokio::pin!(answer);
+        loop {
+            tokio::select! {
+                answer = &mut answer => return Ok(Some(answer)),
+                event = self.next() => {
+                    self.take(event).await?;
+                    if self.dockerd.is_none() {
+                        return Ok(None);
+                    }
+                    self.mend().await?;
+                }
+            }
         }
     }
 

@@ -1,0 +1,106 @@
+//! Parts of a running engine that are lost and replaced, and who wants that.
+
+use rootlessd_api::{Error, JobKind, JobResult, Part, Reason};
+
+use super::{Supervisor, machine, memory::Memory, status::Knowledge};
+use crate::{
+    engine::{driver, incidents::Incident},
+    reasons::Code,
+    sys::clock,
+};
+
+/// How many incidents are told.
+const TOLD: usize = 20;
+
+impl Supervisor {
+    /// Take what happened to parts.
+    pub(super) fn learn_incidents(&mut self, incidents: Vec<Incident>) {
+        for incident in incidents {
+            self.memory.remember(&incident);
+            self.engine.take(incident);
+        }
+        match self.engine.lost.is_empty() {
+            // The next probe tells whether all is well again.
+            true => self.publish(),
+            false => self.step(machine::Event::Unhealthy),
+        }
+    }
+
+    /// Have parts replaced, for the job at work.
+    pub(super) fn replace(&mut self, only_new: bool) {
+        self.engine.replaced = false;
+        self.command(driver::Command::Replace { only_new });
+    }
+
+    /// What a replacement came to.
+    pub(super) fn take_replacement(&mut self, result: Result<Vec<Part>, Error>) {
+        if !self.is_replacing() {
+            return;
+        }
+        match result {
+            Ok(parts) if parts.is_empty() => self.jobs.end(JobResult::Skipped, None),
+            Ok(_) => {
+                self.engine.replaced = true;
+                self.settle_replacement();
+            }
+            Err(error) => self.jobs.end(JobResult::Failed, Some(error)),
+        }
+    }
+
+    /// End a job whose parts are replaced, once the engine is well with them.
+    pub(super) fn settle_replacement(&mut self) {
+        let misses = |part| self.engine.lost.contains_key(&part);
+        let is_well =
+            self.engine.unwell.is_none() && !misses(Part::Containerd) && !misses(Part::Dockerd);
+        if self.engine.replaced && is_well && self.is_replacing() {
+            self.engine.replaced = false;
+            self.jobs.end(JobResult::Done, None);
+        }
+    }
+
+    fn is_replacing(&self) -> bool {
+        let kind = self.jobs.current().map(|job| job.kind);
+        matches!(kind, Some(JobKind::Replacement | JobKind::Upgrade))
+    }
+}
+
+impl Memory {
+    /// A supervisor that took an engine over reads again what the one before it had read.
+    fn remember(&mut self, incident: &Incident) {
+        let told = incident.tell();
+        let is_old = told.at <= self.incidents_forgotten
+            || self.incidents.first().is_some_and(|first| told.at < first.at);
+        if is_old || self.incidents.contains(&told) {
+            return;
+        }
+        self.incidents.push(told);
+        let excess = self.incidents.len().saturating_sub(TOLD);
+        self.incidents.drain(..excess);
+    }
+
+    /// Tell of what happened so far no more.
+    pub(super) fn forget_incidents(&mut self) {
+        self.incidents.clear();
+        self.incidents_forgotten = clock::now_realtime();
+    }
+}
+
+impl Knowledge {
+    fn take(&mut self, incident: Incident) {
+        match incident {
+            Incident::Lost(death) => {
+                let text = format!("{}, and is being replaced", death.text);
+                let reason = Code::PartBeingReplaced.reason(text);
+                self.lost.insert(death.part, Reason { part: death.part, ..reason });
+            }
+            Incident::Missing { part, text, .. } => {
+                let reason = Code::PartMissing.reason_with_remedy(text, "rootlessctl restart");
+                self.lost.insert(part, Reason { part, ..reason });
+            }
+            Incident::Replaced { part, .. } => {
+                // It stays the reason until a probe shows that all is well.
+                self.unwell = self.lost.remove(&part).or(self.unwell.take());
+            }
+        }
+    }
+}
