@@ -28,6 +28,9 @@ pub struct Spec {
     pub parent_ip: String,
     /// The port on the machine.
     pub parent_port: u16,
+    /// The address in the network namespace; empty for the port driver's own choice.
+    #[serde(default, rename = "childIP")]
+    pub child_ip: String,
     /// The port in the network namespace.
     pub child_port: u16,
 }
@@ -39,10 +42,13 @@ impl Spec {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Status {
-    spec: Spec,
+/// A port that is published (`port.Status`).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Published {
+    /// The port driver's number of it.
+    pub id: u64,
+    /// What is published.
+    pub spec: Spec,
 }
 
 /// What RootlessKit says: the status and the body.
@@ -73,14 +79,14 @@ pub fn refused_in(line: &str) -> Option<u16> {
 }
 
 /// The ports that are published now.
-pub async fn published(socket: &Path) -> io::Result<Vec<Spec>> {
+pub async fn published(socket: &Path) -> io::Result<Vec<Published>> {
     let answer = call(socket, Method::GET, PORTS, Bytes::new()).await?;
     if !answer.status.is_success() {
         // Such as a port driver without an API.
         return Ok(vec![]);
     }
-    let ports: Option<Vec<Status>> = serde_json::from_slice(&answer.body)?;
-    Ok(ports.unwrap_or_default().into_iter().map(|status| status.spec).collect())
+    let ports: Option<Vec<Published>> = serde_json::from_slice(&answer.body)?;
+    Ok(ports.unwrap_or_default())
 }
 
 /// Ask RootlessKit.

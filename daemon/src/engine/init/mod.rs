@@ -7,6 +7,7 @@
 pub mod client;
 mod control;
 mod namespaces;
+mod network_probe;
 mod parts;
 mod port_desk;
 mod port_proxy;
@@ -18,6 +19,7 @@ use rootlessd_api::{Death, Error, Part, Phase};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot, watch},
+    task::spawn_local,
 };
 
 pub use control::{InitStatus, PROTOCOL, Stage};
@@ -149,6 +151,7 @@ impl Init {
         self.until_ready(Part::Dockerd).await?;
 
         self.status.send_modify(|status| status.stage = Stage::Ready);
+        spawn_local(network_probe::watch(self.dir.clone(), self.plan.clone()));
         loop {
             self.go_on().await?;
         }
