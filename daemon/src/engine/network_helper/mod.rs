@@ -263,7 +263,12 @@ impl Guard<'_> {
             Running { process, is_child: true, lines: Some(lines), tail: Tail::default() };
         tokio::select! {
             () = is_written_to(ready) => {}
-            death = self.death_of(&mut running) => return Err(io::Error::other(death.text)),
+            Death { text, log, .. } = self.death_of(&mut running) => {
+                // Whatever it was, it says so last.
+                let why = log.last().filter(|line| !text.contains(*line));
+                let why = why.map_or(text.clone(), |line| format!("{text}: {line}"));
+                return Err(io::Error::other(why));
+            }
             () = sleep(READY_TIMEOUT) => {
                 running.process.signal(Signal::SIGKILL)?;
                 let text = format!("it did not get ready within {} s", READY_TIMEOUT.as_secs());
