@@ -5,7 +5,7 @@
 use std::{
     fs::{self, File},
     io::{self, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     process::Command,
     sync::OnceLock,
     thread,
@@ -24,6 +24,9 @@ use serde_json::Value;
 
 /// How long containers may be without a way out.
 const BLIND: Duration = Duration::from_millis(500);
+
+/// Long enough for three questions whether it is alive.
+const FLOOD: Duration = Duration::from_secs(10);
 
 /// The helper of the engine that runs: the one that is no zombie, nor the process by which
 /// slirp4netns gets its device.
@@ -165,6 +168,35 @@ fn stopped() {
         assert!(noticed < Duration::from_secs(10), "{noticed:?}");
         assert!(page(port).is_some());
     }
+}
+
+/// One that has more to do than it can is left alone.
+#[test]
+fn flooded() {
+    let user = User::new();
+    user.start();
+    user.load_image();
+    let (container, port) = user.serve_page("");
+    let pid = first_process(&user, &container);
+    let inside = File::open(format!("/proc/{pid}/ns/net")).unwrap();
+    let sink = UdpSocket::bind((outside().ip(), 0)).unwrap();
+    let address = sink.local_addr().unwrap();
+    let flooding = (0..4).map(|_| {
+        let inside = inside.try_clone().unwrap();
+        thread::spawn(move || {
+            setns(inside, CloneFlags::CLONE_NEWNET).unwrap();
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            let deadline = Instant::now() + FLOOD;
+            while Instant::now() < deadline {
+                let _ = socket.send_to(&[0; 64], address);
+            }
+        })
+    });
+    let flooding: Vec<_> = flooding.collect();
+    flooding.into_iter().for_each(|thread| thread.join().unwrap());
+    assert!(fetches(&user, &container, SOON));
+    assert!(page(port).is_some());
+    assert_eq!(incidents(&user), [Value::Null; 0]);
 }
 
 /// Nobody but the shim has to be there.

@@ -2,8 +2,9 @@
 //! and what containers send vanishes.
 //!
 //! It is asked from inside, while containers run, who has the gateway's address (ARP): that is its
-//! own to say, whatever the machine's network is like. If it stays silent it is ended, with a word
-//! for engine-shim, which sees it die and does what the plan says.
+//! own to say, whatever the machine's network is like. If it stays silent, and takes no packet either
+//! (one that is flooded may never see the question), it is ended, with a word for engine-shim, which
+//! sees it die and does what the plan says.
 
 use std::{
     fs::{self, File},
@@ -134,7 +135,7 @@ const fn doing(state: char) -> &'static str {
     }
 }
 
-/// Whether somebody has the gateway's address, in this network namespace or in another.
+/// Whether the helper gives a sign of life, in this network namespace or in another.
 async fn ask(netns: Option<PathBuf>) -> io::Result<bool> {
     // The network namespace is a thread's.
     let (answer, asked) = oneshot::channel();
@@ -161,7 +162,11 @@ fn ask_from(netns: Option<PathBuf>) -> io::Result<bool> {
     let (Some(link), Some(address)) = (link, address) else {
         return Err(io::Error::other(format!("{name} has no address")));
     };
-    has_address(&link, address, gateway)
+    let taken = || -> io::Result<_> {
+        Ok(packets_taken(&fs::read_to_string("/proc/thread-self/net/dev")?, name))
+    };
+    let before = taken()?;
+    Ok(has_address(&link, address, gateway)? || taken()? != before)
 }
 
 fn has_address(link: &LinkAddr, own: Ipv4Addr, wanted: Ipv4Addr) -> io::Result<bool> {
@@ -200,6 +205,16 @@ fn default_route(routes: &str) -> Option<(&str, Ipv4Addr)> {
     })
 }
 
+/// How many packets were taken from an interface by whoever is at its other end, in a
+/// `/proc/net/dev`.
+fn packets_taken(devices: &str, name: &str) -> Option<u64> {
+    devices.lines().find_map(|line| {
+        let (device, counters) = line.split_once(':')?;
+        let packets = counters.split_ascii_whitespace().nth(9).filter(|_| device.trim() == name)?;
+        packets.parse().ok()
+    })
+}
+
 /// The kind of a frame of ARP and of the addresses in it: Ethernet's and IPv4's.
 const ARP: [u8; 8] = [0x08, 0x06, 0, 1, 0x08, 0, 6, 4];
 
@@ -231,6 +246,18 @@ mod tests {
                       tap0\t00000000\t0202000A\t0003\t0\t0\t0\t00000000\n";
         assert_eq!(default_route(routes), Some(("tap0", GATEWAY)));
         assert_eq!(default_route("Iface\tDestination\tGateway\n"), None);
+    }
+
+    #[test]
+    fn packets_are_counted() {
+        let devices = "Inter-|   Receive                       |  Transmit\n \
+                       face |bytes    packets errs drop fifo frame compressed multicast|bytes \
+                       packets errs\n\
+                       \x20 tap0: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n\
+                       docker0: 0 0 0 0 0 0 0 0 0 4711 0 0 0 0 0 0\n";
+        assert_eq!(packets_taken(devices, "tap0"), Some(10));
+        assert_eq!(packets_taken(devices, "docker0"), Some(4711));
+        assert_eq!(packets_taken(devices, "eth0"), None);
     }
 
     #[test]
