@@ -108,9 +108,9 @@ fn first_process(user: &User, container: &str) -> u32 {
 fn killed() {
     let user = User::new();
     let mut blind = vec![];
+    user.start();
+    user.load_image();
     for _ in 0..rounds(1) {
-        user.start();
-        user.load_image();
         let (container, port) = user.serve_page("");
         assert!(fetches(&user, &container, SOON));
         let first = first_process(&user, &container);

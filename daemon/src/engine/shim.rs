@@ -2,7 +2,8 @@
 //!
 //! It outlives rootlessd, as containerd's shims outlive containerd. It knows how RootlessKit ended,
 //! reads what RootlessKit writes, reaps and in the end removes whatever the engine leaves behind,
-//! and tells all that by files in the engine's directory. It decides nothing.
+//! and tells all that by files in the engine's directory. It decides nothing, but does what the plan
+//! says when the [network helper](network_helper) is lost.
 
 use std::{
     io::{self, Read},

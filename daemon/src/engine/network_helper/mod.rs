@@ -207,7 +207,7 @@ impl Guard<'_> {
         sleep(GRACE).await;
         let lives = |pid| Stat::of(pid).is_some_and(|stat| stat.state != 'Z');
         let child = fs::read_to_string(self.child_pid()).ok().and_then(|pid| pid.parse().ok());
-        !lives(self.rootlesskit) || !child.is_some_and(lives)
+        !lives(self.rootlesskit) || child.is_some_and(|child| !lives(child))
     }
 
     /// Replace a helper that was lost, however long that takes.
