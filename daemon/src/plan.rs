@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::{
-        Config, EngineConfig,
+        Config, EngineConfig, OnLoss,
         engines::{self, LIVE_RESTORE, Values},
     },
     docker_config,
@@ -37,6 +37,9 @@ pub struct Plan {
     /// The network helper's program, an absolute path; absent for a driver inside RootlessKit.
     #[serde(default)]
     pub network_helper: Option<PathBuf>,
+    /// What is done when the network helper dies.
+    #[serde(default)]
+    pub network_on_loss: OnLoss,
     /// Whether the containers' network namespace is `<state_dir>/netns` and the daemons stay in the
     /// machine's (`--detach-netns`).
     pub detach_netns: bool,

@@ -323,6 +323,7 @@ pub fn plan() -> Plan {
         network_driver: status.network_driver.unwrap_or_default(),
         port_driver: status.port_driver.unwrap_or_default(),
         network_helper: None,
+        network_on_loss: Default::default(),
         detach_netns: false,
         selinux: false,
         containerd: "/usr/bin/containerd".into(),

@@ -2,7 +2,7 @@
 
 use super::{
     flags,
-    types::{AskPorts, Config, LogLevel, NetworkDriver, PortDriver, Start, Switch},
+    types::{AskPorts, Config, LogLevel, NetworkDriver, OnLoss, PortDriver, Start, Switch},
     value::{self, Refused, Show, Value},
 };
 
@@ -103,6 +103,9 @@ pub const KEYS: &[Key] = &[
         "DOCKERD_ROOTLESS_ROOTLESSKIT_DETACH_NETNS"
     ),
     key!("engine.network.ipv6", engine.network.ipv6, value::truth),
+    key!("engine.network.on_loss", engine.network.on_loss, |v| {
+        value::word(v, OnLoss::WORDS, OnLoss::from_word)
+    }),
     key!("engine.ports.ask", engine.ports.ask, |v| {
         value::word(v, AskPorts::WORDS, AskPorts::from_word)
     }),

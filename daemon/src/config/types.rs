@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 /// Defines an enum whose values are words in the configuration and on a command line.
 macro_rules! choice {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal,)+ }) => {
@@ -84,6 +86,21 @@ choice! {
         On = "true",
         /// Never.
         Off = "false",
+    }
+}
+
+choice! {
+    /// What is done when the network helper dies.
+    #[derive(Default, Serialize, Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    OnLoss {
+        /// It is replaced.
+        #[default]
+        Heal = "heal",
+        /// The engine is started anew.
+        Restart = "restart",
+        /// It is said.
+        Report = "report",
     }
 }
 
@@ -192,6 +209,8 @@ pub struct NetworkConfig {
     pub detach_netns: Switch,
     /// Whether containers get IPv6 to the outside.
     pub ipv6: bool,
+    /// What is done when the network helper dies.
+    pub on_loss: OnLoss,
 }
 
 /// `[rootlesskit]`
@@ -276,6 +295,7 @@ impl Default for NetworkConfig {
             disable_host_loopback: true,
             detach_netns: Switch::Auto,
             ipv6: false,
+            on_loss: OnLoss::Heal,
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use jiff::SignedDuration;
 use toml::de::DeValue;
 
-use super::types::{AskPorts, LogLevel, NetworkDriver, PortDriver, Start, Switch};
+use super::types::{AskPorts, LogLevel, NetworkDriver, OnLoss, PortDriver, Start, Switch};
 
 /// A value as it was written.
 #[derive(Clone, Debug, PartialEq)]
@@ -228,7 +228,7 @@ macro_rules! show_words {
         })+
     };
 }
-show_words!(Start, NetworkDriver, PortDriver, Switch, AskPorts, LogLevel);
+show_words!(Start, NetworkDriver, OnLoss, PortDriver, Switch, AskPorts, LogLevel);
 
 #[cfg(test)]
 mod tests {

@@ -26,6 +26,15 @@ pub struct Record {
     pub shim: Identity,
 }
 
+/// Why engine-init ended the network helper: a word for engine-shim, which sees it die.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hung {
+    /// Which process.
+    pub helper: Identity,
+    /// Why.
+    pub text: String,
+}
+
 impl EngineDir {
     /// Below `$XDG_RUNTIME_DIR`.
     pub fn below(xdg_runtime_dir: &Path) -> Self {
@@ -120,6 +129,16 @@ impl EngineDir {
             return Ok(());
         }
         files::replace_json(&self.death(), death)
+    }
+
+    /// Why a network helper was ended, the last that was.
+    pub fn read_hung(&self) -> io::Result<Option<Hung>> {
+        files::read_json(&self.0.join("hung.json"))
+    }
+
+    /// Write why a network helper is about to be ended.
+    pub fn write_hung(&self, hung: &Hung) -> io::Result<()> {
+        files::replace_json(&self.0.join("hung.json"), hung)
     }
 
     fn death(&self) -> PathBuf {

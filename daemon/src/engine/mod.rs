@@ -8,6 +8,7 @@ pub mod exec;
 pub mod incidents;
 pub mod init;
 pub mod log;
+mod network_helper;
 pub mod processes;
 pub mod shim;
 pub mod sweep;

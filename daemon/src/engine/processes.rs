@@ -43,6 +43,16 @@ pub fn dead_child(rootlesskit: u32) -> Option<u32> {
     table().iter().find(|(_, stat)| is_dead(stat)).map(|(&pid, _)| pid)
 }
 
+/// The process that connects the engine's network, dead or alive: a child of RootlessKit's, or one
+/// that `shim` adopted or started.
+pub fn network_helper(rootlesskit: u32, shim: u32) -> Option<u32> {
+    let is_helper =
+        |stat: &Stat| (stat.parent == rootlesskit || stat.parent == shim) && is_network(&stat.name);
+    let table = table();
+    let helpers = table.iter().filter(|(_, stat)| is_helper(stat));
+    helpers.min_by_key(|(_, stat)| (stat.state == 'Z', stat.start_time)).map(|(&pid, _)| pid)
+}
+
 fn table() -> HashMap<u32, Stat> {
     process::all().filter_map(|pid| Some((pid, Stat::of(pid)?))).collect()
 }
@@ -71,7 +81,8 @@ fn part_of(name: &str, parent: Part) -> Part {
         (Part::Shim, name) if is_rootlesskit(name) => Part::Rootlesskit,
         (Part::Rootlesskit, "exe") => Part::Rootlesskit,
         (Part::Rootlesskit, name) if is_rootlesskit(name) => Part::Rootlesskit,
-        (Part::Rootlesskit, name) if NETWORK.iter().any(|it| name.starts_with(it)) => Part::Network,
+        // Of engine-shim's once it was replaced, or went to the background.
+        (Part::Rootlesskit | Part::Shim, name) if is_network(name) => Part::Network,
         (Part::Rootlesskit, _) => Part::Init,
         (Part::Init, "containerd") => Part::Containerd,
         (Part::Init, "dockerd") => Part::Dockerd,
@@ -79,6 +90,10 @@ fn part_of(name: &str, parent: Part) -> Part {
         (_, name) if name.starts_with("containerd-shim") => Part::Container,
         (parent, _) => parent,
     }
+}
+
+fn is_network(name: &str) -> bool {
+    NETWORK.iter().any(|it| name.starts_with(it))
 }
 
 fn is_rootlesskit(name: &str) -> bool {
@@ -113,6 +128,7 @@ mod tests {
             (18, 14, "containerd-shim", Some(Part::Container)),
             (19, 18, "dockerd", None),
             (20, 1, "bash", None),
+            (21, 10, "pasta.avx2", Some(Part::Network)),
         ];
         let table = rows
             .iter()

@@ -2,7 +2,8 @@
 //!
 //! It outlives rootlessd, as containerd's shims outlive containerd. It knows how RootlessKit ended,
 //! reads what RootlessKit writes, reaps and in the end removes whatever the engine leaves behind,
-//! and tells all that by files in the engine's directory. It decides nothing.
+//! and tells all that by files in the engine's directory. It decides nothing, but does what the plan
+//! says when the [network helper](network_helper) is lost.
 
 use std::{
     io::{self, Read},
@@ -18,13 +19,16 @@ use nix::{
     unistd::{Pid, setsid},
 };
 use rootlessd_api::{Death, Part};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
 
 use super::{
     dir::EngineDir,
     exec,
     log::{self, Lines, Tail},
-    processes,
+    network_helper, processes,
 };
 use crate::{
     logging::LogArgs,
@@ -113,13 +117,34 @@ impl Shim {
         let Ok(mut terminate) = signal(SignalKind::terminate()) else { return 1 };
         let mut tail = Tail::default();
         let child_lost = child_lost(rootlesskit, self.plan.state_dir.join("child_pid"));
-        tokio::pin!(child_lost);
+        let (exited, exits) = mpsc::unbounded_channel();
+        let network_lost = network_helper::guard(&self.dir, &self.plan, rootlesskit, exits);
+        tokio::pin!(child_lost, network_lost);
+        let (mut given_up, mut stopping) = (false, false);
         let exit = loop {
             tokio::select! {
-                exit = self.children.next() => if exit.pid == rootlesskit.as_raw() { break exit },
+                exit = self.children.next() => {
+                    if exit.pid == rootlesskit.as_raw() {
+                        break exit;
+                    }
+                    // Without a helper that can be replaced, nobody wants to know.
+                    let _ = exited.send(exit);
+                }
                 Some(line) = lines.next() => take_line(&mut tail, line),
-                _ = terminate.recv() => children::send(rootlesskit, Signal::SIGTERM),
-                () = &mut child_lost => self.give_up(rootlesskit, &tail),
+                _ = terminate.recv() => {
+                    stopping = true;
+                    children::send(rootlesskit, Signal::SIGTERM);
+                }
+                () = &mut child_lost, if !given_up => {
+                    given_up = true;
+                    let text = "rootlesskit's child died while the network was being connected";
+                    let death = death(Part::Rootlesskit, None, text.to_owned(), tail.lines());
+                    self.give_up(rootlesskit, &death);
+                }
+                death = &mut network_lost, if !given_up && !stopping => {
+                    given_up = true;
+                    self.give_up(rootlesskit, &death);
+                }
             }
         };
         for line in lines.drain() {
@@ -137,10 +162,9 @@ impl Shim {
         exit.shell_code()
     }
 
-    /// End a RootlessKit that lost its child and does not notice.
-    fn give_up(&self, rootlesskit: Pid, tail: &Tail) {
-        let text = "rootlesskit's child died while the network was being connected".to_owned();
-        let _ = self.dir.write_death(&death(Part::Rootlesskit, None, text, tail.lines()));
+    /// End a RootlessKit that does not notice what it lost.
+    fn give_up(&self, rootlesskit: Pid, lost: &Death) {
+        let _ = self.dir.write_death(lost);
         children::send(rootlesskit, Signal::SIGKILL);
     }
 

@@ -158,6 +158,7 @@ impl Inspection<'_> {
             network_driver: launch.network_driver.as_str().into(),
             port_driver: launch.port_driver.as_str().into(),
             network_helper: launch.helper,
+            network_on_loss: config.engine.network.on_loss,
             detach_netns: launch.detach_netns,
             selinux: kernel::has_selinux(self.dirs),
             containerd: programs.containerd,

@@ -60,6 +60,7 @@ async fn a_complete_machine_gets_its_plan() {
             network_driver: "slirp4netns".into(),
             port_driver: "builtin".into(),
             network_helper: Some(path("/usr/bin/slirp4netns")),
+            network_on_loss: config::OnLoss::Heal,
             detach_netns: false,
             selinux: false,
             containerd: path("/usr/bin/containerd"),

@@ -28,6 +28,9 @@ pub struct Spec {
     pub parent_ip: String,
     /// The port on the machine.
     pub parent_port: u16,
+    /// The address in the network namespace; empty for the port driver's own choice.
+    #[serde(default, rename = "childIP")]
+    pub child_ip: String,
     /// The port in the network namespace.
     pub child_port: u16,
 }
@@ -39,11 +42,13 @@ impl Spec {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Status {
-    id: u64,
-    spec: Spec,
+/// A port that is published (`port.Status`).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Published {
+    /// The port driver's number of it.
+    pub id: u64,
+    /// What is published.
+    pub spec: Spec,
 }
 
 /// What RootlessKit says: the status and the body.
@@ -74,15 +79,21 @@ pub fn refused_in(line: &str) -> Option<u16> {
 }
 
 /// The ports that are published now.
-pub async fn published(socket: &Path) -> io::Result<Vec<Spec>> {
-    Ok(list(socket).await?.into_iter().map(|status| status.spec).collect())
+pub async fn published(socket: &Path) -> io::Result<Vec<Published>> {
+    let answer = call(socket, Method::GET, PORTS, Bytes::new()).await?;
+    if !answer.status.is_success() {
+        // Such as a port driver without an API.
+        return Ok(vec![]);
+    }
+    let ports: Option<Vec<Published>> = serde_json::from_slice(&answer.body)?;
+    Ok(ports.unwrap_or_default())
 }
 
 /// Take back every port but the first `own`, which are those of RootlessKit's command line: it
 /// numbers them from 1. How many it were.
 pub async fn take_back(socket: &Path, own: u64) -> io::Result<usize> {
     let mut taken = 0;
-    for Status { id, .. } in list(socket).await?.into_iter().filter(|status| status.id > own) {
+    for Published { id, .. } in published(socket).await?.into_iter().filter(|it| it.id > own) {
         let answer = call(socket, Method::DELETE, &format!("{PORTS}/{id}"), Bytes::new()).await?;
         // One that is gone meanwhile is what was wanted.
         if answer.status.is_success() {
@@ -90,16 +101,6 @@ pub async fn take_back(socket: &Path, own: u64) -> io::Result<usize> {
         }
     }
     Ok(taken)
-}
-
-async fn list(socket: &Path) -> io::Result<Vec<Status>> {
-    let answer = call(socket, Method::GET, PORTS, Bytes::new()).await?;
-    if !answer.status.is_success() {
-        // Such as a port driver without an API.
-        return Ok(vec![]);
-    }
-    let ports: Option<Vec<Status>> = serde_json::from_slice(&answer.body)?;
-    Ok(ports.unwrap_or_default())
 }
 
 /// Ask RootlessKit.

@@ -1,6 +1,6 @@
 //! Children: our own, and the orphans that the kernel hands to their nearest reaper.
 
-use std::{io, process::Command};
+use std::{fs, io, process::Command};
 
 use nix::{
     errno::Errno,
@@ -28,6 +28,27 @@ pub struct Exit {
 }
 
 impl Exit {
+    fn of(status: WaitStatus) -> Option<Self> {
+        match status {
+            WaitStatus::Exited(pid, code) => {
+                Some(Self { pid: pid.as_raw(), code: Some(code), signal: None })
+            }
+            WaitStatus::Signaled(pid, signal, _) => {
+                Some(Self { pid: pid.as_raw(), code: None, signal: Some(signal as i32) })
+            }
+            _ => None,
+        }
+    }
+
+    /// How a process ended whose parent has not waited for it; `None` if the kernel does not tell.
+    pub fn of_zombie(pid: i32) -> Option<Self> {
+        // Field 52 of proc(5), as wait(2) has it, and 0 for whom it is none of their business.
+        let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let status = text.rsplit_once(')')?.1.split_ascii_whitespace().nth(49)?.parse().ok()?;
+        let status = Some(status).filter(|&status| status != 0)?;
+        Self::of(WaitStatus::from_raw(Pid::from_raw(pid), status).ok()?)
+    }
+
     /// How it ended, in words: `exited with status 1`, `was killed by SIGSEGV`.
     pub fn describe(&self) -> String {
         match (self.code, self.signal.map(Signal::try_from)) {
@@ -60,9 +81,7 @@ impl Children {
 
     /// Start a process.
     pub fn spawn(&self, command: &mut Command) -> io::Result<Pid> {
-        let child = command.spawn()?;
-        // Not waited for through this value: `next` reaps whatever dies.
-        i32::try_from(child.id()).map(Pid::from_raw).map_err(io::Error::other)
+        spawn(command)
     }
 
     /// Wait until a child has died, and reap it.
@@ -93,19 +112,43 @@ impl Children {
     }
 }
 
+/// Start a process in a program that has [`Children`].
+pub fn spawn(command: &mut Command) -> io::Result<Pid> {
+    let child = command.spawn()?;
+    // Not waited for through this value: [`Children::next`] reaps whatever dies.
+    i32::try_from(child.id()).map(Pid::from_raw).map_err(io::Error::other)
+}
+
 /// Send a signal to a child that was not reaped yet.
 pub fn send(pid: Pid, signal: Signal) {
     let _ = signal::kill(pid, signal);
 }
 
 fn reap() -> Option<Exit> {
-    match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-        Ok(WaitStatus::Exited(pid, code)) => {
-            Some(Exit { pid: pid.as_raw(), code: Some(code), signal: None })
+    Exit::of(waitpid(None, Some(WaitPidFlag::WNOHANG)).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_a_zombie_ended() {
+        let exit = |code, signal| Some((code, signal));
+        for (script, expected) in [
+            ("exit 3", exit(Some(3), None)),
+            ("kill -KILL $$", exit(None, Some(9))),
+            // What the kernel says to whom it tells nothing.
+            ("exit 0", None),
+        ] {
+            let mut child = Command::new("sh").args(["-c", script]).spawn().unwrap();
+            let pid = child.id();
+            while Stat::of(pid).unwrap().state != 'Z' {
+                std::thread::yield_now();
+            }
+            let found = Exit::of_zombie(pid.cast_signed());
+            assert_eq!(found.map(|exit| (exit.code, exit.signal)), expected, "{script}");
+            child.wait().unwrap();
         }
-        Ok(WaitStatus::Signaled(pid, signal, _)) => {
-            Some(Exit { pid: pid.as_raw(), code: None, signal: Some(signal as i32) })
-        }
-        _ => None,
     }
 }

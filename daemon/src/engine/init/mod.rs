@@ -9,6 +9,7 @@ pub mod client;
 mod control;
 mod mend;
 mod namespaces;
+mod network_probe;
 mod parts;
 mod port_desk;
 mod port_proxy;
@@ -20,6 +21,7 @@ use rootlessd_api::{Death, Error, Part, Phase};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot, watch},
+    task::spawn_local,
     time::Instant,
 };
 
@@ -166,6 +168,7 @@ impl Init {
         self.until_ready(Part::Dockerd).await?;
 
         self.status.send_modify(|status| status.stage = Stage::Ready);
+        spawn_local(network_probe::watch(self.dir.clone(), self.plan.clone()));
         loop {
             self.mend().await?;
             self.go_on().await?;

@@ -1,0 +1,332 @@
+//! The network helper, slirp4netns or pasta: what carries the packets between the engine's network
+//! namespace and the machine. RootlessKit starts it and never looks at it again: without it,
+//! everything goes on and nothing comes through.
+//!
+//! engine-shim follows it by pidfd, and replaces it by a child of its own with the same arguments:
+//! the namespace, its addresses and routes are still there. What happened is written down as
+//! [incidents](super::incidents). The dead one stays a zombie of RootlessKit's, which waits for it
+//! at its own end only.
+
+mod pace;
+mod ports;
+mod successor;
+
+use std::{
+    fs,
+    future::pending,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use nix::{
+    sys::{signal::Signal, stat::Mode},
+    unistd::{Pid, mkfifo},
+};
+use rootlessd_api::{Death, Part};
+use tokio::{
+    io::AsyncReadExt,
+    net::unix::pipe,
+    sync::mpsc::UnboundedReceiver,
+    time::{Instant, sleep},
+};
+
+use self::{
+    pace::Losses,
+    successor::{READY_FD, Ready, Successor, successor},
+};
+use super::{
+    dir::EngineDir,
+    exec,
+    incidents::{self, Incident},
+    log::{self, Lines, Tail},
+    processes,
+    shim::death,
+};
+use crate::{
+    config::OnLoss,
+    plan::Plan,
+    sys::{
+        children::{self, Exit},
+        clock, files,
+        process::{Process, Stat},
+    },
+};
+
+/// The network drivers whose helper stays.
+const LASTING: [&str; 3] = ["slirp4netns", "pasta", "vpnkit"];
+/// Whatever ends RootlessKit ends its helper with it, and either can be the first. This is how long
+/// the other may take.
+const GRACE: Duration = Duration::from_millis(20);
+/// How long a helper may take to get ready; tens of milliseconds are usual.
+const READY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Follow the helper of `rootlesskit`, and do what the plan says when it is lost. `exits`: of this
+/// process's children, but for RootlessKit. It returns only if the engine is to end for it: how the
+/// helper died.
+pub async fn guard(
+    dir: &EngineDir,
+    plan: &Plan,
+    rootlesskit: Pid,
+    exits: UnboundedReceiver<Exit>,
+) -> Death {
+    let Some(program) = plan.network_helper.as_deref() else { return pending().await };
+    if !LASTING.contains(&plan.network_driver.as_str()) {
+        return pending().await;
+    }
+    let guard = Guard {
+        dir,
+        plan,
+        program,
+        rootlesskit: rootlesskit.as_raw().unsigned_abs(),
+        exits,
+        losses: Losses::default(),
+    };
+    guard.run().await
+}
+
+struct Guard<'a> {
+    dir: &'a EngineDir,
+    plan: &'a Plan,
+    program: &'a Path,
+    rootlesskit: u32,
+    exits: UnboundedReceiver<Exit>,
+    losses: Losses,
+}
+
+/// A helper that runs, or did a moment ago.
+struct Running {
+    process: Process,
+    /// Whether this process reaps it.
+    is_child: bool,
+    /// What it writes, unless RootlessKit reads it.
+    lines: Option<Lines>,
+    tail: Tail,
+}
+
+impl Running {
+    fn take_line(&mut self, line: String) {
+        log::forward(Part::Network, &line);
+        self.tail.push(line);
+    }
+}
+
+impl Guard<'_> {
+    async fn run(mut self) -> Death {
+        // Written once the network is connected.
+        files::appeared(&self.child_pid()).await;
+        let Some((mut running, successor)) = self.find() else {
+            tracing::warn!(
+                rootlessd_part = Part::Network.as_str(),
+                "no {} of RootlessKit's is found, so it is not watched",
+                self.plan.network_driver
+            );
+            return pending().await;
+        };
+        loop {
+            let death = self.death_of(&mut running).await;
+            let lost = Instant::now();
+            if self.is_ending().await {
+                return pending().await;
+            }
+            tracing::warn!(rootlessd_part = Part::Network.as_str(), "{}", death.text);
+            match (self.plan.network_on_loss, &successor) {
+                (OnLoss::Restart, _) => return death,
+                (OnLoss::Heal, Ok(successor)) => {
+                    self.tell(&Incident::Lost(death));
+                    running = self.replace(successor).await;
+                    let took = u64::try_from(lost.elapsed().as_micros()).unwrap_or(u64::MAX);
+                    let at = clock::now_realtime();
+                    self.tell(&Incident::Replaced { part: Part::Network, at, took });
+                    tracing::info!(
+                        rootlessd_part = Part::Network.as_str(),
+                        "{} was replaced after {} ms",
+                        self.plan.network_driver,
+                        took / 1000
+                    );
+                }
+                (OnLoss::Heal, Err(why)) => {
+                    self.miss(format!("{}, and cannot be replaced: {why}", death.text));
+                    return pending().await;
+                }
+                (OnLoss::Report, _) => {
+                    self.miss(format!("{}, and engine.network.on_loss is \"report\"", death.text));
+                    return pending().await;
+                }
+            }
+        }
+    }
+
+    /// The helper that RootlessKit started, and how its successor is started.
+    fn find(&self) -> Option<(Running, Result<Successor, String>)> {
+        let shim = std::process::id();
+        let pid = processes::network_helper(self.rootlesskit, shim)?;
+        let process = Process::open(pid).ok()?;
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let line: Vec<_> = line
+            .strip_suffix(&[0])
+            .unwrap_or_default()
+            .split(|&byte| byte == 0)
+            .map(|word| String::from_utf8_lossy(word).into_owned())
+            .collect();
+        let successor = if line.is_empty() {
+            Err("it was dead before it could be asked for its arguments".to_owned())
+        } else {
+            let Plan { network_driver, port_driver, .. } = self.plan;
+            successor(network_driver, port_driver, self.program, &line, &self.pid_file())
+        };
+        // A pasta that went to the background is an orphan of RootlessKit's.
+        let is_child = Stat::of(pid)?.parent == shim;
+        Some((Running { process, is_child, lines: None, tail: Tail::default() }, successor))
+    }
+
+    /// Wait for a helper's death: how it died.
+    async fn death_of(&mut self, running: &mut Running) -> Death {
+        let pid = i32::try_from(running.process.identity().pid).unwrap_or_default();
+        let exit = loop {
+            tokio::select! {
+                Some(exit) = self.exits.recv() => if exit.pid == pid { break Some(exit) },
+                () = running.process.gone(), if !running.is_child => break Exit::of_zombie(pid),
+                Some(line) = next_line(&mut running.lines) => running.take_line(line),
+            }
+        };
+        for line in running.lines.as_mut().map(Lines::drain).unwrap_or_default() {
+            running.take_line(line);
+        }
+        let helper = running.process.identity();
+        let hung = self.dir.read_hung().ok().flatten().filter(|hung| hung.helper == helper);
+        let text = hung.map(|hung| hung.text).unwrap_or_else(|| {
+            let how = exit.map_or("died".to_owned(), |exit| exit.describe());
+            format!("{} {how}", self.plan.network_driver)
+        });
+        death(Part::Network, exit, text, running.tail.lines())
+    }
+
+    /// Whether the engine itself ends: RootlessKit ends its helper after its child is gone.
+    async fn is_ending(&self) -> bool {
+        sleep(GRACE).await;
+        let lives = |pid| Stat::of(pid).is_some_and(|stat| stat.state != 'Z');
+        let child = fs::read_to_string(self.child_pid()).ok().and_then(|pid| pid.parse().ok());
+        !lives(self.rootlesskit) || child.is_some_and(|child| !lives(child))
+    }
+
+    /// Replace a helper that was lost, however long that takes.
+    async fn replace(&mut self, successor: &Successor) -> Running {
+        let mut missed = None;
+        loop {
+            let pace = self.losses.add(clock::now_boottime());
+            if let Some(count) = pace.too_many
+                && missed.is_none()
+            {
+                missed = Some(format!("it was lost {count} times within a minute"));
+                self.miss_for_now(missed.as_deref());
+            }
+            sleep(pace.delay).await;
+            match self.start(successor).await {
+                Ok(running) => return running,
+                Err(error) => {
+                    let why = Some(error.to_string());
+                    if why != missed {
+                        missed = why;
+                        self.miss_for_now(missed.as_deref());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Start a successor; returns when it is ready.
+    async fn start(&mut self, successor: &Successor) -> io::Result<Running> {
+        // Whoever died meanwhile is none of those to come.
+        while self.exits.try_recv().is_ok() {}
+        let (lines, stdout, stderr) = Lines::pipe()?;
+        let mut command = exec::command(self.program, None)?;
+        command.args(&successor.arguments).env_clear().envs(&self.plan.environment);
+        command.stdout(stdout).stderr(stderr);
+        let ready = match successor.ready {
+            Ready::Byte => {
+                let (reader, writer) = io::pipe()?;
+                exec::pass(&mut command, writer.into(), READY_FD)?;
+                pipe::Receiver::from_owned_fd(reader.into())?
+            }
+            Ready::Pid => {
+                files::remove(&self.pid_file())?;
+                mkfifo(&self.pid_file(), Mode::S_IRUSR | Mode::S_IWUSR)?;
+                pipe::OpenOptions::new().open_receiver(self.pid_file())?
+            }
+        };
+        let pid = children::spawn(&mut command)?.as_raw().unsigned_abs();
+        // With it go our ends of its pipes.
+        drop(command);
+        let process = Process::open(pid)?;
+        let mut running =
+            Running { process, is_child: true, lines: Some(lines), tail: Tail::default() };
+        tokio::select! {
+            () = is_written_to(ready) => {}
+            Death { text, log, .. } = self.death_of(&mut running) => {
+                // Whatever it was, it says so last.
+                let why = log.last().filter(|line| !text.contains(*line));
+                let why = why.map_or(text.clone(), |line| format!("{text}: {line}"));
+                return Err(io::Error::other(why));
+            }
+            () = sleep(READY_TIMEOUT) => {
+                running.process.signal(Signal::SIGKILL)?;
+                let text = format!("it did not get ready within {} s", READY_TIMEOUT.as_secs());
+                return Err(io::Error::other(text));
+            }
+        }
+        if let Some(api) = &successor.api_socket
+            && let Err(error) = ports::restore(&self.plan.rootlesskit_socket(), api).await
+        {
+            tracing::error!(
+                rootlessd_part = Part::Network.as_str(),
+                "ports that slirp4netns had published are not published any more: {error}"
+            );
+        }
+        Ok(running)
+    }
+
+    fn miss_for_now(&self, why: Option<&str>) {
+        let (driver, program) = (&self.plan.network_driver, self.program.display());
+        let why = why.unwrap_or_default();
+        self.miss(format!("{driver} ({program}) cannot be replaced for now: {why}"));
+    }
+
+    fn miss(&self, text: String) {
+        tracing::error!(rootlessd_part = Part::Network.as_str(), "{text}");
+        self.tell(&Incident::Missing { part: Part::Network, at: clock::now_realtime(), text });
+    }
+
+    fn tell(&self, incident: &Incident) {
+        if let Err(error) = incidents::append(self.dir, incident) {
+            tracing::error!(
+                rootlessd_part = Part::Shim.as_str(),
+                "an incident cannot be written down: {error}"
+            );
+        }
+    }
+
+    fn child_pid(&self) -> PathBuf {
+        self.plan.state_dir.join("child_pid")
+    }
+
+    /// Where a pasta says that it is ready.
+    fn pid_file(&self) -> PathBuf {
+        self.dir.path().join("network-helper.pid")
+    }
+}
+
+/// The next line, of whose lines come here.
+async fn next_line(lines: &mut Option<Lines>) -> Option<String> {
+    match lines {
+        Some(lines) => lines.next().await,
+        None => pending().await,
+    }
+}
+
+/// Wait until something was written; who does not tell so by its end.
+async fn is_written_to(mut pipe: pipe::Receiver) {
+    if !matches!(pipe.read(&mut [0]).await, Ok(1..)) {
+        pending().await
+    }
+}
