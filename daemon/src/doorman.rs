@@ -1,8 +1,8 @@
 //! Who answers Docker's clients when dockerd cannot. The listening socket is open in every state:
-//! a client of a starting engine waits in its queue, one of an engine that will not come is told
-//! so in Docker's own form.
+//! a client of a starting engine waits in its queue, and the first one of a listening engine is what
+//! starts it; one of an engine that will not come is told so in Docker's own form.
 
-use std::{convert::Infallible, io, time::Duration};
+use std::{convert::Infallible, io, os::fd::AsFd, time::Duration};
 
 use http_body_util::Full;
 use hyper::{
@@ -22,7 +22,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use crate::{config::Loaded, supervisor::handle::Handle};
+use crate::{config::Loaded, supervisor::handle::Handle, sys::fd};
 
 /// How long a client may take to ask its question.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -34,6 +34,8 @@ const CLIENTS: usize = 64;
 enum Door {
     /// It waits in the queue: for ever if dockerd answers, else for so long.
     Queue(Option<Duration>),
+    /// It waits in the queue, and the engine is started for it.
+    Start,
     /// It is told this.
     Answer(String),
 }
@@ -63,6 +65,23 @@ pub async fn keep(
                     () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
                 }
             }
+            Door::Start => {
+                // A file of its own, so that it tells what is in the queue now, whoever took others
+                // out of it. None is taken here: dockerd is to find them.
+                let queue = fd::watch(listener.as_fd().try_clone_to_owned()?)?;
+                tokio::select! {
+                    biased;
+                    changed = statuses.changed() => if changed.is_err() { std::future::pending().await },
+                    Some(_) = clients.join_next() => {}
+                    _ = queue.readable() => {
+                        // Whatever comes of it, the status tells.
+                        let _ = handle.client().await;
+                        if statuses.changed().await.is_err() {
+                            std::future::pending().await
+                        }
+                    }
+                }
+            }
             Door::Answer(message) => tokio::select! {
                 // The news first: nobody is told of a state that is over.
                 biased;
@@ -86,6 +105,7 @@ pub async fn keep(
 fn door(status: &Status, waited: Duration, client_wait: Duration) -> Door {
     let text = match status.state {
         State::Running | State::Degraded => return Door::Queue(None),
+        State::Listening => return Door::Start,
         State::Starting | State::Stopping | State::Backoff => match client_wait.checked_sub(waited)
         {
             Some(left) if !left.is_zero() => return Door::Queue(Some(left)),
@@ -147,6 +167,7 @@ mod tests {
         for state in [State::Running, State::Degraded] {
             assert_eq!(door(&with(state), Duration::ZERO, wait), Door::Queue(None));
         }
+        assert_eq!(door(&with(State::Listening), second, wait), Door::Start);
         for state in [State::Starting, State::Stopping, State::Backoff] {
             assert_eq!(door(&with(state), second, wait), Door::Queue(Some(wait - second)));
             assert!(matches!(door(&with(state), wait, wait), Door::Answer(_)));

@@ -122,7 +122,7 @@ pub fn changes(old: &Status, new: &Status) -> HashMap<&'static str, Variant<'sta
 }
 
 /// Every property of the engine whose changes are announced.
-fn announced(status: &Status) -> [(&'static str, Variant<'static>); 18] {
+fn announced(status: &Status) -> [(&'static str, Variant<'static>); 20] {
     [
         ("State", status.state.as_str().into()),
         ("Phase", text(status.phase.map(Phase::as_str)).into()),
@@ -141,6 +141,8 @@ fn announced(status: &Status) -> [(&'static str, Variant<'static>); 18] {
         ("CgroupDriver", text(status.cgroup_driver.as_ref()).into()),
         ("Controllers", cleaned(&status.controllers).into()),
         ("ContainersRunning", status.containers_running.unwrap_or(UNKNOWN).into()),
+        ("DemandStarts", status.demand_starts.into()),
+        ("LastDemandStart", status.last_demand_start.unwrap_or(0).into()),
         ("Deaths", deaths(&status.deaths).into()),
     ]
 }

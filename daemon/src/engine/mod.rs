@@ -9,5 +9,6 @@ pub mod incidents;
 pub mod init;
 pub mod log;
 pub mod processes;
+pub mod restart_policy;
 pub mod shim;
 pub mod sweep;

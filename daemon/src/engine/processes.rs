@@ -43,6 +43,17 @@ pub fn dead_child(rootlesskit: u32) -> Option<u32> {
     table().iter().find(|(_, stat)| is_dead(stat)).map(|(&pid, _)| pid)
 }
 
+/// Whether the engine has more processes than it needs to be there: dockerd and containerd have some
+/// for pulls and builds, and so do containers.
+pub fn is_at_work(shim: u32) -> bool {
+    works(&tree(shim, &table()))
+}
+
+fn works(tree: &[(u32, Part)]) -> bool {
+    let count = |part| tree.iter().filter(|process| process.1 == part).count();
+    count(Part::Container) > 0 || count(Part::Dockerd) > 1 || count(Part::Containerd) > 1
+}
+
 fn table() -> HashMap<u32, Stat> {
     process::all().filter_map(|pid| Some((pid, Stat::of(pid)?))).collect()
 }
@@ -98,6 +109,20 @@ fn memory(pid: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn work_is_a_process_more() {
+        use Part::{Container, Containerd, Dockerd, Init, Shim};
+        for (parts, expected) in [
+            (&[Shim, Init, Containerd, Dockerd][..], false),
+            (&[Shim, Init, Containerd, Dockerd, Dockerd], true),
+            (&[Shim, Init, Containerd, Containerd, Dockerd], true),
+            (&[Shim, Init, Containerd, Dockerd, Container], true),
+        ] {
+            let tree: Vec<_> = (1..).zip(parts.iter().copied()).collect();
+            assert_eq!(works(&tree), expected, "{parts:?}");
+        }
+    }
 
     #[test]
     fn parts_by_name_and_parent() {

@@ -172,7 +172,7 @@ impl Supervisor {
             (Life::Stopping(..), Engine) => self.perform(&[Effect::Stop]),
             (Life::Stopping(..), Nothing(_)) => self.step(machine::Event::Gone),
             (Life::Starting(_) | Life::Running | Life::Degraded, Engine) => {}
-            (Life::Stopped | Life::Backoff | Life::Failed, Engine) => {
+            (Life::Stopped | Life::Listening | Life::Backoff | Life::Failed, Engine) => {
                 self.step(machine::Event::Found);
             }
             // The start had not come so far that there was anything that could have died.
@@ -187,7 +187,11 @@ impl Supervisor {
                 let left = self.memory.next_attempt.map_or(Duration::ZERO, Moment::left);
                 self.delay = Some(Alarm::after(left));
             }
-            (Life::Stopped | Life::Failed, Nothing(_)) => {}
+            // It was told to start with rootlessd since.
+            (Life::Listening, Nothing(_)) if !self.policy().listens => {
+                self.step(machine::Event::Start);
+            }
+            (Life::Stopped | Life::Listening | Life::Failed, Nothing(_)) => {}
         }
         self.publish();
     }
@@ -218,6 +222,10 @@ impl Supervisor {
             E::Unhealthy(reason) => {
                 self.engine.unwell = Some(reason);
                 self.step(machine::Event::Unhealthy);
+            }
+            E::Idle => {
+                tracing::info!("nobody needs the engine: it is stopped until a client connects");
+                self.step(machine::Event::Idle);
             }
             E::OutOfReach => {
                 if matches!(self.memory.machine.life(), Life::Stopping(..)) {
@@ -350,12 +358,14 @@ impl Supervisor {
 
     fn policy(&self) -> RestartPolicy {
         let loaded = self.links.loaded.borrow();
-        let restart = &loaded.config.engine.restart;
+        let engine = &loaded.config.engine;
+        let restart = &engine.restart;
         RestartPolicy {
             limit: restart.limit,
             window: restart.window,
             delay: restart.delay,
             max_delay: restart.max_delay,
+            listens: engine.listens(),
         }
     }
 

@@ -14,13 +14,16 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{Command, Event, Facts, World};
+use super::{
+    Command, Event, Facts, World,
+    idle::{Verdict, Watcher},
+};
 use crate::{
     engine::{
         docker::{self, ContainerEvents},
         init::{
             InitStatus, PortsStatus, Stage,
-            client::{Following, InitClient, InitReply, PortsReply},
+            client::{Following, Frozen, InitClient, InitReply, PortsReply},
         },
         processes, shim,
     },
@@ -65,6 +68,8 @@ enum Happening {
     Told(InitStatus),
     /// It says which ports were refused.
     Refused(PortsStatus),
+    /// It was looked whether anybody needs it.
+    Looked(Verdict),
     /// The supervisor wants something.
     Asked(Command),
     /// The supervisor leaves, and the engine stays.
@@ -96,6 +101,10 @@ pub(super) struct Followed<'a> {
     deadline: Option<Instant>,
     /// The tasks that ask a ready engine how it is. They end with this, or with a stop.
     asking: JoinSet<()>,
+    /// The task that looks whether anybody needs a ready engine.
+    looking: JoinSet<Verdict>,
+    /// What keeps dockerd still, once it is to be stopped for that.
+    frozen: Option<Frozen>,
 }
 
 impl<'a> Followed<'a> {
@@ -119,6 +128,8 @@ impl<'a> Followed<'a> {
             start_timeout,
             deadline: Some(Instant::now() + start_timeout),
             asking: JoinSet::new(),
+            looking: JoinSet::new(),
+            frozen: None,
         }
     }
 
@@ -134,6 +145,7 @@ impl<'a> Followed<'a> {
                 Happening::InNamespaces => self.enter_namespaces().await,
                 Happening::Told(status) => self.learn(status).await,
                 Happening::Refused(ports) => self.learn_ports(ports).await,
+                Happening::Looked(verdict) => self.judge(verdict).await,
                 Happening::Asked(Command::Stop { timeout }) => self.stop(timeout).await,
                 Happening::Asked(Command::Reload(reply)) => self.reload(reply).await,
                 // It is there.
@@ -157,6 +169,7 @@ impl<'a> Followed<'a> {
             () = files::appeared(&self.child_pid), if !self.has_namespaces => Happening::InNamespaces,
             reply = self.init.next() => Happening::Told(reply.status),
             reply = self.ports.next() => Happening::Refused(reply.ports),
+            Some(Ok(verdict)) = self.looking.join_next() => Happening::Looked(verdict),
             command = commands.recv() => command.map_or(Happening::Left, Happening::Asked),
             () = clock::until(self.deadline) => Happening::OutOfTime,
         }
@@ -188,8 +201,11 @@ impl<'a> Followed<'a> {
         if became_ready && self.stop_by.is_none() {
             self.deadline = None;
             self.enter(Phase::Containers).await;
-            let socket = self.engine.plan.docker.socket.clone();
-            self.asking.spawn_local(keep_probing(socket, self.world.events.clone()));
+            self.keep_asking();
+            let shim = self.engine.shim.identity().pid;
+            if let Some(watcher) = Watcher::of(self.world, shim, &self.engine.plan.docker) {
+                self.looking.spawn_local(watcher.until_quiet());
+            }
             if self.engine.child.is_none() {
                 let ours = sockets::inode(&self.world.listener);
                 let events = self.world.events.clone();
@@ -198,6 +214,30 @@ impl<'a> Followed<'a> {
             }
         } else if status.stage != Stage::Ready && status.phase != self.phase {
             self.enter(status.phase).await;
+        }
+    }
+
+    fn keep_asking(&mut self) {
+        let socket = self.engine.plan.docker.socket.clone();
+        self.asking.spawn_local(keep_probing(socket, self.world.events.clone()));
+    }
+
+    async fn judge(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Quiet(watcher) => {
+                // A question that dockerd does not get to would stay in its queue, and would be the
+                // first client of the next engine.
+                self.asking.shutdown().await;
+                self.looking.spawn_local(watcher.make_sure());
+            }
+            Verdict::Idle(frozen) => {
+                self.frozen = Some(frozen);
+                self.world.tell(Event::Idle).await;
+            }
+            Verdict::Needed(watcher) => {
+                self.keep_asking();
+                self.looking.spawn_local(watcher.until_quiet());
+            }
         }
     }
 
@@ -260,6 +300,7 @@ impl<'a> Followed<'a> {
 
     async fn stop(&mut self, within: Duration) {
         self.asking.abort_all();
+        self.looking.abort_all();
         self.ask_to_stop(Instant::now() + within).await;
     }
 
@@ -267,7 +308,8 @@ impl<'a> Followed<'a> {
         self.stop_by = Some(until);
         self.deadline = Some(until + STOP_GRACE);
         let left = until.saturating_duration_since(Instant::now());
-        if self.init_client().stop(left).await.is_err() {
+        if self.init_client().stop(left, self.frozen.as_ref()).await.is_err() {
+            self.frozen = None;
             // engine-init is not there yet, or does not listen: RootlessKit passes a signal on.
             let _ = self.engine.shim.signal(Signal::SIGTERM);
             if self.protocol.is_none() {

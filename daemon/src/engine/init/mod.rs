@@ -38,8 +38,13 @@ use crate::{
 /// What the control socket asks for.
 #[derive(Debug)]
 pub enum Request {
-    /// Stop everything within this time.
-    Stop(Duration),
+    /// Stop everything.
+    Stop {
+        /// Within this time.
+        timeout: Duration,
+        /// Whether there are no containers, and dockerd stands still.
+        idle: bool,
+    },
     /// Read the user's `daemon.json` again.
     Reload(oneshot::Sender<Result<(), Error>>),
 }
@@ -53,7 +58,7 @@ enum Event {
 
 /// Why the engine does not go on as it was.
 enum Interruption {
-    Stop(Duration),
+    Stop { timeout: Duration, idle: bool },
     Died(Death),
 }
 
@@ -88,8 +93,8 @@ pub async fn run(args: shim::ShimArgs) -> ExitCode {
         Err(interruption) => interruption,
     };
     match interruption {
-        Interruption::Stop(timeout) => {
-            init.stop(timeout).await;
+        Interruption::Stop { timeout, idle } => {
+            init.stop(timeout, idle).await;
             ExitCode::SUCCESS
         }
         Interruption::Died(death) => {
@@ -171,7 +176,9 @@ impl Init {
                 let text = format!("{part} {}", exit.describe());
                 Err(Interruption::Died(shim::death(part, Some(exit), text, log)))
             }
-            Event::Asked(Request::Stop(timeout)) => Err(Interruption::Stop(timeout)),
+            Event::Asked(Request::Stop { timeout, idle }) => {
+                Err(Interruption::Stop { timeout, idle })
+            }
             Event::Asked(Request::Reload(reply)) => {
                 // Whoever stopped waiting needs no answer.
                 let _ = reply.send(self.reload());
@@ -198,7 +205,8 @@ impl Init {
                 }
                 Some(request) = self.requests.recv() => return Event::Asked(request),
                 _ = self.terminate.recv() => {
-                    return Event::Asked(Request::Stop(self.plan.stop_timeout));
+                    let timeout = self.plan.stop_timeout;
+                    return Event::Asked(Request::Stop { timeout, idle: false });
                 }
             }
         }

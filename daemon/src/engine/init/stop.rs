@@ -15,14 +15,14 @@ const CONTAINERD_SHARE: Duration = Duration::from_secs(2);
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl Init {
-    /// Stop everything within `timeout`.
-    pub(super) async fn stop(&mut self, timeout: Duration) {
+    /// Stop everything within `timeout`. `idle`: there are no containers, and dockerd stands still.
+    pub(super) async fn stop(&mut self, timeout: Duration, idle: bool) {
         let deadline = Instant::now() + timeout;
         let was_ready = self.status.borrow().stage == Stage::Ready;
         self.status.send_modify(|status| status.stage = Stage::Stopping);
 
         self.begin(Phase::Containers);
-        if was_ready && self.dockerd.is_some() {
+        if was_ready && !idle && self.dockerd.is_some() {
             let until = deadline.min(Instant::now() + RELOAD_TIMEOUT);
             if timeout_at(until, self.end_live_restore()).await.is_err() {
                 tracing::warn!("dockerd does not read its configuration: containers are killed");
@@ -64,6 +64,8 @@ impl Init {
     /// End a part: ask, wait until `deadline`, kill.
     async fn end(&mut self, part: Part, deadline: Instant) {
         self.send(part, Signal::SIGTERM);
+        // Whoever stands still takes no notice before.
+        self.send(part, Signal::SIGCONT);
         if timeout_at(deadline, self.until_exited(part)).await.is_err() {
             tracing::warn!(rootlessd_part = part.as_str(), "{part} does not stop in time: killed");
             self.send(part, Signal::SIGKILL);

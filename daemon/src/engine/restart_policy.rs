@@ -1,0 +1,206 @@
+//! Which containers dockerd starts by itself when it starts: read from dockerd's own files, while it
+//! does not run. So nothing has to be remembered for a boot.
+//!
+//! The rule is that of moby's `restartmanager` (`ShouldRestart`) and of its daemon's `restore`, the
+//! same from 20.10 to 28.5 but for this: 20.10 also starts a container that was only created.
+
+use std::{
+    fs,
+    io::{self, ErrorKind},
+    path::Path,
+};
+
+use serde::Deserialize;
+
+use crate::{dirs::Dirs, docker_config, sys::files};
+
+/// What we read of a container's `hostconfig.json`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct HostConfig {
+    restart_policy: RestartPolicy,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct RestartPolicy {
+    name: String,
+    maximum_retry_count: u64,
+}
+
+/// What we read of a container's `config.v2.json`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Container {
+    has_been_manually_stopped: bool,
+    restart_count: u64,
+    state: State,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct State {
+    running: bool,
+    exit_code: i64,
+}
+
+/// Whether the user's dockerd would start a container if it started now, by itself or for a Swarm.
+/// What cannot be read may be one.
+pub fn starts_any(dirs: &Dirs) -> bool {
+    let data_root = docker_config::read(&docker_config::user_config(dirs))
+        .and_then(|user| docker_config::plan(&user, dirs))
+        .map(|plan| plan.data_root);
+    data_root.map_or(true, |data_root| starts_any_of(&data_root))
+}
+
+/// The same of a dockerd whose data is in this directory.
+pub fn starts_any_of(data_root: &Path) -> bool {
+    if docker_config::is_in_swarm(data_root) {
+        return true;
+    }
+    any_comes_back(&data_root.join("containers")).unwrap_or_else(|error| {
+        tracing::warn!(
+            "it cannot be seen whether a container is to run, so one may be: {}: {error}",
+            data_root.display()
+        );
+        true
+    })
+}
+
+fn any_comes_back(containers: &Path) -> io::Result<bool> {
+    let directories = match fs::read_dir(containers) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        directories => directories?,
+    };
+    for directory in directories {
+        let directory = directory?;
+        if directory.file_type()?.is_dir() && comes_back(&directory.path())? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Without one of its files, as while it is removed, it is none that dockerd starts.
+fn comes_back(directory: &Path) -> io::Result<bool> {
+    let Some(HostConfig { restart_policy: policy }) =
+        files::read_json(&directory.join("hostconfig.json"))?
+    else {
+        return Ok(false);
+    };
+    if policy.is_none() {
+        return Ok(false);
+    }
+    let container: Option<Container> = files::read_json(&directory.join("config.v2.json"))?;
+    Ok(container.is_some_and(|container| policy.applies_to(&container)))
+}
+
+impl RestartPolicy {
+    fn is_none(&self) -> bool {
+        matches!(self.name.as_str(), "" | "no")
+    }
+
+    fn applies_to(&self, container: &Container) -> bool {
+        match self.name.as_str() {
+            "unless-stopped" => !container.has_been_manually_stopped,
+            "on-failure" => {
+                let retries = self.maximum_retry_count;
+                // One that ran when the machine lost its power has failed.
+                let failed = container.state.running || container.state.exit_code != 0;
+                failed && (retries == 0 || container.restart_count < retries)
+            }
+            // "always", and what a dockerd to come has.
+            _ => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::preflight::testing::Machine;
+
+    #[test]
+    fn what_dockerd_starts() {
+        let stopped = json!({ "HasBeenManuallyStopped": true });
+        let exited = |code: i64| json!({ "State": { "Running": false, "ExitCode": code } });
+        let running = json!({ "State": { "Running": true } });
+        let tried = |count: u64| json!({ "RestartCount": count, "State": { "ExitCode": 1 } });
+        #[rustfmt::skip]
+        let rows = [
+            // (policy, its retries, the container, whether it comes back)
+            ("no",             0, running.clone(), false),
+            ("",               0, running.clone(), false),
+            ("always",         0, running.clone(), true),
+            ("always",         0, exited(0),       true),
+            ("always",         0, stopped.clone(), true),
+            ("unless-stopped", 0, running.clone(), true),
+            ("unless-stopped", 0, exited(1),       true),
+            ("unless-stopped", 0, stopped,         false),
+            ("on-failure",     0, running,         true),
+            ("on-failure",     0, exited(0),       false),
+            ("on-failure",     0, exited(137),     true),
+            ("on-failure",     0, tried(99),       true),
+            ("on-failure",     3, tried(2),        true),
+            ("on-failure",     3, tried(3),        false),
+            ("on-sundays",     0, exited(0),       true),
+        ];
+        for (policy, retries, container, expected) in rows {
+            let policy = RestartPolicy { name: policy.into(), maximum_retry_count: retries };
+            let config = serde_json::from_value(container.clone()).expect("a container");
+            let comes = !policy.is_none() && policy.applies_to(&config);
+            assert_eq!(comes, expected, "{policy:?} {container}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_may_be_one() {
+        let always = r#"{"Binds":null,"RestartPolicy":{"Name":"always","MaximumRetryCount":0}}"#;
+        let never = r#"{"RestartPolicy":{"Name":"no","MaximumRetryCount":0},"Links":null}"#;
+        let exited = r#"{"ID":"x","State":{"Running":false,"ExitCode":0},"RestartCount":0}"#;
+        let rows: &[(&str, &[(&str, &str)], bool)] = &[
+            ("nothing", &[], false),
+            ("no container", &[("containers/.keep", "")], false),
+            (
+                "one",
+                &[
+                    ("containers/a/hostconfig.json", always),
+                    ("containers/a/config.v2.json", exited),
+                ],
+                true,
+            ),
+            (
+                "none",
+                &[("containers/a/hostconfig.json", never), ("containers/a/config.v2.json", "{")],
+                false,
+            ),
+            ("half removed", &[("containers/a/hostconfig.json", always)], false),
+            ("half made", &[("containers/a/config.v2.json", exited)], false),
+            ("broken", &[("containers/a/hostconfig.json", "{")], true),
+            (
+                "broken too",
+                &[("containers/a/hostconfig.json", always), ("containers/a/config.v2.json", "")],
+                true,
+            ),
+            ("no directory", &[("containers", "")], true),
+            ("a Swarm", &[("swarm/docker-state.json", "{}")], true),
+        ];
+        for (name, files, expected) in rows {
+            let machine = Machine::bare();
+            for (path, text) in *files {
+                machine.write(&format!("/home/alice/.local/share/docker/{path}"), text);
+            }
+            assert_eq!(starts_any(&machine.dirs()), *expected, "{name}");
+        }
+        let machine = Machine::bare();
+        machine.write("/home/alice/.config/docker/daemon.json", "{");
+        assert!(starts_any(&machine.dirs()));
+        let elsewhere = machine.write("/srv/docker/swarm/docker-state.json", "{}");
+        let elsewhere = elsewhere.ancestors().nth(2).expect("a directory").display().to_string();
+        let json = json!({ "data-root": elsewhere }).to_string();
+        machine.write("/home/alice/.config/docker/daemon.json", &json);
+        assert!(starts_any(&machine.dirs()));
+    }
+}
