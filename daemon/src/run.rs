@@ -234,7 +234,7 @@ async fn starts_by_itself(start: Option<Start>, dirs: &Dirs) -> bool {
         Some(Start::Demand) => false,
         Some(Start::Auto) => {
             let dirs = dirs.clone();
-            spawn_blocking(move || restart_policy::starts_any(&dirs)).await.unwrap_or(true)
+            spawn_blocking(move || restart_policy::has_to_run(&dirs)).await.unwrap_or(true)
         }
         // What is wrong with the configuration is told by a start that is refused.
         Some(Start::Boot) | None => true,

@@ -1,5 +1,6 @@
-//! Which containers dockerd starts by itself when it starts: read from dockerd's own files, while it
-//! does not run. So nothing has to be remembered for a boot.
+//! Whether an engine has to run though nobody connects to its socket. First of all for the containers
+//! that dockerd starts by itself when it starts: they are read from dockerd's own files, while it does
+//! not run. So nothing has to be remembered for a boot.
 //!
 //! The rule is that of moby's `restartmanager` (`ShouldRestart`) and of its daemon's `restore`, the
 //! same from 20.10 to 28.5 but for this: 20.10 also starts a container that was only created.
@@ -12,7 +13,7 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::{dirs::Dirs, docker_config, sys::files};
+use crate::{dirs::Dirs, docker_config, plan::DockerPlan, sys::files};
 
 /// What we read of a container's `hostconfig.json`.
 #[derive(Debug, Default, Deserialize)]
@@ -44,25 +45,25 @@ struct State {
     exit_code: i64,
 }
 
-/// Whether the user's dockerd would start a container if it started now, by itself or for a Swarm.
-/// What cannot be read may be one.
-pub fn starts_any(dirs: &Dirs) -> bool {
-    let data_root = docker_config::read(&docker_config::user_config(dirs))
+/// Whether the user's engine has to run.
+pub fn has_to_run(dirs: &Dirs) -> bool {
+    docker_config::read(&docker_config::user_config(dirs))
         .and_then(|user| docker_config::plan(&user, dirs))
-        .map(|plan| plan.data_root);
-    data_root.map_or(true, |data_root| starts_any_of(&data_root))
+        .map_or(true, |plan| has_to_run_by(&plan))
 }
 
-/// The same of a dockerd whose data is in this directory.
-pub fn starts_any_of(data_root: &Path) -> bool {
-    if docker_config::is_in_swarm(data_root) {
+/// Whether a dockerd of this plan has to run: it would start a container if it started now, is a
+/// member of a Swarm, or has other sockets, whose clients nobody else waits for. What cannot be read
+/// may say so.
+pub fn has_to_run_by(plan: &DockerPlan) -> bool {
+    let other_hosts = docker_config::read(&plan.user_config)
+        .and_then(|user| docker_config::has_other_hosts(&user, plan));
+    if other_hosts.unwrap_or(true) || docker_config::is_in_swarm(&plan.data_root) {
         return true;
     }
-    any_comes_back(&data_root.join("containers")).unwrap_or_else(|error| {
-        tracing::warn!(
-            "it cannot be seen whether a container is to run, so one may be: {}: {error}",
-            data_root.display()
-        );
+    any_comes_back(&plan.data_root.join("containers")).unwrap_or_else(|error| {
+        let data_root = plan.data_root.display();
+        tracing::warn!("a container of {data_root} may have to run, which cannot be read: {error}");
         true
     })
 }
@@ -192,15 +193,25 @@ mod tests {
             for (path, text) in *files {
                 machine.write(&format!("/home/alice/.local/share/docker/{path}"), text);
             }
-            assert_eq!(starts_any(&machine.dirs()), *expected, "{name}");
+            assert_eq!(has_to_run(&machine.dirs()), *expected, "{name}");
         }
         let machine = Machine::bare();
         machine.write("/home/alice/.config/docker/daemon.json", "{");
-        assert!(starts_any(&machine.dirs()));
+        assert!(has_to_run(&machine.dirs()));
+        for (hosts, expected) in [
+            (r#"["fd://"]"#, false),
+            (r#"["unix://"]"#, false),
+            (r#"["fd://", "unix:///run/x.sock"]"#, true),
+            (r#"["tcp://0.0.0.0:2375"]"#, true),
+        ] {
+            let json = format!(r#"{{"hosts": {hosts}}}"#);
+            machine.write("/home/alice/.config/docker/daemon.json", &json);
+            assert_eq!(has_to_run(&machine.dirs()), expected, "{hosts}");
+        }
         let elsewhere = machine.write("/srv/docker/swarm/docker-state.json", "{}");
         let elsewhere = elsewhere.ancestors().nth(2).expect("a directory").display().to_string();
         let json = json!({ "data-root": elsewhere }).to_string();
         machine.write("/home/alice/.config/docker/daemon.json", &json);
-        assert!(starts_any(&machine.dirs()));
+        assert!(has_to_run(&machine.dirs()));
     }
 }

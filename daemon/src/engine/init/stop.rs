@@ -29,6 +29,11 @@ impl Init {
             }
         }
         self.begin(Phase::Dockerd);
+        if idle {
+            // As it is: it has nothing to stop, and if it went on for this, it would accept clients
+            // meanwhile, whom its end would cut off.
+            self.send(Part::Dockerd, Signal::SIGKILL);
+        }
         self.end(Part::Dockerd, deadline.checked_sub(CONTAINERD_SHARE).unwrap_or(deadline)).await;
         self.begin(Phase::Containerd);
         self.end(Part::Containerd, deadline).await;
@@ -64,8 +69,6 @@ impl Init {
     /// End a part: ask, wait until `deadline`, kill.
     async fn end(&mut self, part: Part, deadline: Instant) {
         self.send(part, Signal::SIGTERM);
-        // Whoever stands still takes no notice before.
-        self.send(part, Signal::SIGCONT);
         if timeout_at(deadline, self.until_exited(part)).await.is_err() {
             tracing::warn!(rootlessd_part = part.as_str(), "{part} does not stop in time: killed");
             self.send(part, Signal::SIGKILL);
