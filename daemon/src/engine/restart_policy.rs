@@ -161,39 +161,27 @@ mod tests {
         let always = r#"{"Binds":null,"RestartPolicy":{"Name":"always","MaximumRetryCount":0}}"#;
         let never = r#"{"RestartPolicy":{"Name":"no","MaximumRetryCount":0},"Links":null}"#;
         let exited = r#"{"ID":"x","State":{"Running":false,"ExitCode":0},"RestartCount":0}"#;
-        let rows: &[(&str, &[(&str, &str)], bool)] = &[
-            ("nothing", &[], false),
-            ("no container", &[("containers/.keep", "")], false),
-            (
-                "one",
-                &[
-                    ("containers/a/hostconfig.json", always),
-                    ("containers/a/config.v2.json", exited),
-                ],
-                true,
-            ),
-            (
-                "none",
-                &[("containers/a/hostconfig.json", never), ("containers/a/config.v2.json", "{")],
-                false,
-            ),
-            ("half removed", &[("containers/a/hostconfig.json", always)], false),
-            ("half made", &[("containers/a/config.v2.json", exited)], false),
-            ("broken", &[("containers/a/hostconfig.json", "{")], true),
-            (
-                "broken too",
-                &[("containers/a/hostconfig.json", always), ("containers/a/config.v2.json", "")],
-                true,
-            ),
-            ("no directory", &[("containers", "")], true),
-            ("a Swarm", &[("swarm/docker-state.json", "{}")], true),
+        let (policy, state) = ("containers/a/hostconfig.json", "containers/a/config.v2.json");
+        let swarm = "swarm/docker-state.json";
+        #[rustfmt::skip]
+        let rows = [
+            ("nothing",      vec![],                                 false),
+            ("no container", vec![("containers/.keep", "")],         false),
+            ("one",          vec![(policy, always), (state, exited)], true),
+            ("none",         vec![(policy, never), (state, "{")],    false),
+            ("half removed", vec![(policy, always)],                 false),
+            ("half made",    vec![(state, exited)],                  false),
+            ("broken",       vec![(policy, "{")],                    true),
+            ("broken too",   vec![(policy, always), (state, "")],    true),
+            ("no directory", vec![("containers", "")],               true),
+            ("a Swarm",      vec![(swarm, "{}")],                    true),
         ];
         for (name, files, expected) in rows {
             let machine = Machine::bare();
-            for (path, text) in *files {
+            for (path, text) in files {
                 machine.write(&format!("/home/alice/.local/share/docker/{path}"), text);
             }
-            assert_eq!(has_to_run(&machine.dirs()), *expected, "{name}");
+            assert_eq!(has_to_run(&machine.dirs()), expected, "{name}");
         }
         let machine = Machine::bare();
         machine.write("/home/alice/.config/docker/daemon.json", "{");

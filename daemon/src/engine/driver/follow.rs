@@ -69,7 +69,7 @@ enum Happening {
     /// It says which ports were refused.
     Refused(PortsStatus),
     /// It was looked whether anybody needs it.
-    Looked(Verdict),
+    Looked(Box<Verdict>),
     /// The supervisor wants something.
     Asked(Command),
     /// The supervisor leaves, and the engine stays.
@@ -145,7 +145,7 @@ impl<'a> Followed<'a> {
                 Happening::InNamespaces => self.enter_namespaces().await,
                 Happening::Told(status) => self.learn(status).await,
                 Happening::Refused(ports) => self.learn_ports(ports).await,
-                Happening::Looked(verdict) => self.judge(verdict).await,
+                Happening::Looked(verdict) => self.judge(*verdict).await,
                 Happening::Asked(Command::Stop { timeout }) => self.stop(timeout).await,
                 Happening::Asked(Command::Reload(reply)) => self.reload(reply).await,
                 // It is there.
@@ -169,7 +169,9 @@ impl<'a> Followed<'a> {
             () = files::appeared(&self.child_pid), if !self.has_namespaces => Happening::InNamespaces,
             reply = self.init.next() => Happening::Told(reply.status),
             reply = self.ports.next() => Happening::Refused(reply.ports),
-            Some(Ok(verdict)) = self.looking.join_next() => Happening::Looked(verdict),
+            Some(Ok(verdict)) = self.looking.join_next() => {
+                Happening::Looked(Box::new(verdict))
+            }
             command = commands.recv() => command.map_or(Happening::Left, Happening::Asked),
             () = clock::until(self.deadline) => Happening::OutOfTime,
         }
