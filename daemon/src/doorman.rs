@@ -49,15 +49,18 @@ pub async fn keep(
     listener.set_nonblocking(true)?;
     let listener = UnixListener::from_std(listener)?;
     let mut statuses = handle.watch();
-    let mut waiting_since = Instant::now();
+    let mut waiting_since = None;
     let mut clients = JoinSet::new();
     loop {
         let status = statuses.borrow_and_update().clone();
-        if status.state.is_settled() {
-            waiting_since = Instant::now();
-        }
+        let waited = if status.state.is_settled() {
+            waiting_since = None;
+            Duration::ZERO
+        } else {
+            waiting_since.get_or_insert_with(Instant::now).elapsed()
+        };
         let client_wait = loaded.borrow().config.engine.client_wait;
-        match door(&status, waiting_since.elapsed(), client_wait) {
+        match door(&status, waited, client_wait) {
             Door::Queue(left) => {
                 let until = left.map(|left| Instant::now() + left);
                 tokio::select! {
@@ -148,8 +151,42 @@ async fn answer(client: UnixStream, message: String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing;
-    use rootlessd_api::{Part, Reason};
+    use crate::{supervisor::handle::Command, testing};
+    use rootlessd_api::{LogLocation, Part, Reason};
+    use std::sync::Arc;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        task::{LocalSet, spawn_local},
+        time::sleep,
+    };
+
+    /// However long nobody came before.
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn the_first_client_waits_as_long_as_any() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("docker.sock");
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let now = |state| Status { state, ..testing::status() };
+        let logs = LogLocation { directory: None };
+        let (handle, mut mailbox) = Handle::new(now(State::Listening), logs);
+        let (_loaded, loads) = watch::channel(Loaded::default());
+        let client = async {
+            spawn_local(keep(listener, handle, loads));
+            sleep(Duration::from_secs(3600)).await;
+            assert!(mailbox.commands.try_recv().is_err());
+            let mut client = UnixStream::connect(&socket).await.unwrap();
+            client.write_all(b"GET /_ping HTTP/1.0\r\n\r\n").await.unwrap();
+            let Some(Command::Client(reply)) = mailbox.commands.recv().await else { panic!() };
+            let begun = Instant::now();
+            mailbox.status.send_replace(Arc::new(now(State::Starting)));
+            reply.send(()).unwrap();
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.starts_with("HTTP/1.0 503 "), "{answer}");
+            assert_eq!(begun.elapsed().as_secs(), 30);
+        };
+        LocalSet::new().run_until(client).await;
+    }
 
     #[test]
     fn doors() {
