@@ -28,8 +28,9 @@ use crate::{
     dirs::{Dirs, Environment},
     doorman,
     engine::{
+        autostart,
         driver::{Driver, Found, World},
-        exec, restart_policy,
+        exec,
     },
     follower,
     helper::Helper,
@@ -234,7 +235,7 @@ async fn starts_by_itself(start: Option<Start>, dirs: &Dirs) -> bool {
         Some(Start::Demand) => false,
         Some(Start::Auto) => {
             let dirs = dirs.clone();
-            spawn_blocking(move || restart_policy::has_to_run(&dirs)).await.unwrap_or(true)
+            spawn_blocking(move || autostart::has_to_run(&dirs)).await.unwrap_or(true)
         }
         // What is wrong with the configuration is told by a start that is refused.
         Some(Start::Boot) | None => true,

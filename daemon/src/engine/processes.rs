@@ -43,15 +43,18 @@ pub fn dead_child(rootlesskit: u32) -> Option<u32> {
     table().iter().find(|(_, stat)| is_dead(stat)).map(|(&pid, _)| pid)
 }
 
-/// Whether the engine has more processes than it needs to be there: dockerd and containerd have some
-/// for pulls and builds, and so do containers.
-pub fn is_at_work(shim: u32) -> bool {
-    works(&tree(shim, &table()))
+/// dockerd, if the engine has no more processes than it needs to be there: dockerd and containerd
+/// have some for pulls and builds, and so do containers.
+pub fn dockerd_at_rest(shim: u32) -> Option<u32> {
+    at_rest(&tree(shim, &table()))
 }
 
-fn works(tree: &[(u32, Part)]) -> bool {
-    let count = |part| tree.iter().filter(|process| process.1 == part).count();
-    count(Part::Container) > 0 || count(Part::Dockerd) > 1 || count(Part::Containerd) > 1
+fn at_rest(tree: &[(u32, Part)]) -> Option<u32> {
+    let of = |part| tree.iter().filter(move |process| process.1 == part);
+    let rests = of(Part::Container).count() == 0 && of(Part::Containerd).count() == 1;
+    let mut dockerd = of(Part::Dockerd);
+    let &(pid, _) = dockerd.next().filter(|_| rests)?;
+    dockerd.next().is_none().then_some(pid)
 }
 
 fn table() -> HashMap<u32, Stat> {
@@ -113,14 +116,15 @@ mod tests {
     #[test]
     fn work_is_a_process_more() {
         use Part::{Container, Containerd, Dockerd, Init, Shim};
-        for (parts, expected) in [
-            (&[Shim, Init, Containerd, Dockerd][..], false),
-            (&[Shim, Init, Containerd, Dockerd, Dockerd], true),
-            (&[Shim, Init, Containerd, Containerd, Dockerd], true),
-            (&[Shim, Init, Containerd, Dockerd, Container], true),
+        for (parts, dockerd) in [
+            (&[Shim, Init, Containerd, Dockerd][..], Some(4)),
+            (&[Shim, Init, Containerd, Dockerd, Dockerd], None),
+            (&[Shim, Init, Containerd, Containerd, Dockerd], None),
+            (&[Shim, Init, Containerd, Dockerd, Container], None),
+            (&[Shim, Init, Containerd], None),
         ] {
             let tree: Vec<_> = (1..).zip(parts.iter().copied()).collect();
-            assert_eq!(works(&tree), expected, "{parts:?}");
+            assert_eq!(at_rest(&tree), dockerd, "{parts:?}");
         }
     }
 

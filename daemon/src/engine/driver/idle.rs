@@ -18,13 +18,13 @@ use super::World;
 use crate::{
     config::Loaded,
     engine::{
-        docker,
+        autostart, docker,
         init::client::{Frozen, InitClient},
-        processes, restart_policy,
+        processes,
     },
     plan::DockerPlan,
     sockets,
-    sys::sock_diag,
+    sys::sock_diag::{self, UnixSockets},
 };
 
 /// How often it is looked at most.
@@ -118,7 +118,7 @@ impl Watcher {
             Err(error) => return Some(format!("dockerd does not tell what runs: {error}")),
         }
         let docker = self.docker.clone();
-        let has_to_run = spawn_blocking(move || restart_policy::has_to_run_by(&docker)).await;
+        let has_to_run = spawn_blocking(move || autostart::has_to_run_by(&docker)).await;
         has_to_run.unwrap_or(true).then(|| "it would be started without a client again".into())
     }
 
@@ -127,10 +127,10 @@ impl Watcher {
         let (listener, shim) = (self.listener, self.shim);
         let ignored = self.loaded.borrow().config.engine.idle_ignore.clone();
         let look = move || {
-            if processes::is_at_work(shim) {
+            let Some(dockerd) = processes::dockerd_at_rest(shim) else {
                 return Some("it pulls, builds or runs something".to_owned());
-            }
-            match connections(listener, &ignored) {
+            };
+            match count_clients(listener, dockerd, &ignored) {
                 Ok(0) => None,
                 Ok(count) => Some(format!("{count} clients are connected")),
                 Err(error) => Some(format!("its clients cannot be counted: {error}")),
@@ -140,16 +140,19 @@ impl Watcher {
     }
 }
 
-/// How many clients of dockerd's socket count: not this process, and not the ignored programs.
-fn connections(listener: u64, ignored: &[String]) -> io::Result<usize> {
-    let clients = sock_diag::clients(listener)?;
-    let mut clients: BTreeSet<u32> = clients.difference(&sock_diag::own()).copied().collect();
+/// How many clients of dockerd's socket count: not this process, and not the ignored programs. Those
+/// in other network namespaces, as sandboxes have them, are dockerd's open sockets that are of none
+/// of the two that it serves and lives in.
+fn count_clients(listener: u64, dockerd: u32, ignored: &[String]) -> io::Result<usize> {
+    let sockets = UnixSockets::now()?;
+    let (clients, own) = (sockets.clients(listener)?, sock_diag::own()?);
+    let mut clients: BTreeSet<u32> = clients.difference(&own).copied().collect();
     if !ignored.is_empty() && !clients.is_empty() {
         let holders = sock_diag::holders(&clients);
         let is_ignored = |names: &Vec<String>| names.iter().all(|name| is_among(name, ignored));
         clients.retain(|client| !holders.get(client).is_some_and(is_ignored));
     }
-    Ok(clients.len())
+    Ok(clients.len() + sockets.count_foreign(dockerd)?)
 }
 
 /// Whether a program is named, by its whole name or by what the kernel keeps of it.
