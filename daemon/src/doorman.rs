@@ -19,13 +19,15 @@ use tokio::{
     net::{UnixListener, UnixStream},
     sync::watch,
     task::JoinSet,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use crate::{config::Loaded, supervisor::handle::Handle, sys::fd};
 
 /// How long a client may take to ask its question.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long to wait where a file is lacking, as it may be for anybody.
+const PAUSE: Duration = Duration::from_secs(1);
 /// How many clients are answered at a time; more wait in the queue.
 const CLIENTS: usize = 64;
 
@@ -68,23 +70,18 @@ pub async fn keep(
                     () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
                 }
             }
-            Door::Start => {
-                // A file of its own, so that it tells what is in the queue now, whoever took others
-                // out of it. None is taken here: dockerd is to find them.
-                let queue = fd::watch(listener.as_fd().try_clone_to_owned()?)?;
-                tokio::select! {
-                    biased;
-                    changed = statuses.changed() => if changed.is_err() { std::future::pending().await },
-                    Some(_) = clients.join_next() => {}
-                    _ = queue.readable() => {
-                        // Whatever comes of it, the status tells.
-                        let _ = handle.client().await;
-                        if statuses.changed().await.is_err() {
-                            std::future::pending().await
-                        }
+            Door::Start => tokio::select! {
+                biased;
+                changed = statuses.changed() => if changed.is_err() { std::future::pending().await },
+                Some(_) = clients.join_next() => {}
+                () = until_somebody_comes(&listener) => {
+                    // Whatever comes of it, the status tells.
+                    let _ = handle.client().await;
+                    if statuses.changed().await.is_err() {
+                        std::future::pending().await
                     }
                 }
-            }
+            },
             Door::Answer(message) => tokio::select! {
                 // The news first: nobody is told of a state that is over.
                 biased;
@@ -95,12 +92,25 @@ pub async fn keep(
                     }
                     Err(error) => {
                         tracing::warn!("a Docker client cannot be answered: {error}");
-                        tokio::time::sleep(Duration::from_secs(1)).await;
+                        sleep(PAUSE).await;
                     }
                 },
                 Some(_) = clients.join_next() => {}
             },
         }
+    }
+}
+
+/// Wait until a client is in the queue. None is taken out of it: dockerd is to find them.
+async fn until_somebody_comes(listener: &UnixListener) {
+    loop {
+        // A file of its own, so that it tells what is in the queue now, whoever took others out of it.
+        match listener.as_fd().try_clone_to_owned().and_then(fd::watch) {
+            Ok(queue) if queue.readable().await.is_ok() => return,
+            Ok(_) => {}
+            Err(error) => tracing::warn!("Docker's clients cannot be waited for: {error}"),
+        }
+        sleep(PAUSE).await;
     }
 }
 
@@ -157,7 +167,6 @@ mod tests {
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         task::{LocalSet, spawn_local},
-        time::sleep,
     };
 
     /// However long nobody came before.

@@ -78,7 +78,10 @@ impl Watcher {
             };
             tokio::select! {
                 () = pause => {}
-                Ok(()) = self.loaded.changed() => continue,
+                Ok(()) = self.loaded.changed() => {
+                    quiet_since = None;
+                    continue;
+                }
             }
             if let Some(why) = self.needed().await {
                 tracing::debug!("the engine is needed: {why}");
