@@ -38,6 +38,8 @@ pub fn status() -> Status {
         controllers: vec!["cpu".into(), "memory".into(), "pids".into()],
         granted_ports: vec![Port { protocol: Protocol::Tcp, number: 80 }],
         containers_running: Some(3),
+        demand_starts: 5,
+        last_demand_start: Some(1_790_000_000_000_000),
         processes: vec![process()],
     }
 }

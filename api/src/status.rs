@@ -54,6 +54,8 @@ words! {
     State {
         /// Not running, and only a request starts it.
         Stopped = "stopped",
+        /// Not running, and the first client of Docker's socket starts it.
+        Listening = "listening",
         /// Being started; [`Status::phase`] says how far it is.
         Starting = "starting",
         /// dockerd said that it is ready, and the last probe passed.
@@ -80,7 +82,10 @@ impl State {
 
     /// Whether the state stays as it is until somebody asks for another.
     pub const fn is_settled(self) -> bool {
-        matches!(self, Self::Stopped | Self::Running | Self::Degraded | Self::Failed)
+        matches!(
+            self,
+            Self::Stopped | Self::Listening | Self::Running | Self::Degraded | Self::Failed
+        )
     }
 }
 
@@ -296,9 +301,21 @@ pub struct Status {
     /// How many containers run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub containers_running: Option<u32>,
+    /// How often a client of Docker's socket has started the engine since the user's first session
+    /// began, or rootlessd was stopped.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub demand_starts: u32,
+    /// When one did so last, in µs of CLOCK_REALTIME.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_demand_start: Option<u64>,
     /// The processes, when asked for (`GetStatus`); a change to them alone is not published.
     #[serde(default)]
     pub processes: Vec<Process>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
+const fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 #[cfg(test)]

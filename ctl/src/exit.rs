@@ -114,6 +114,7 @@ mod tests {
     fn only_an_engine_that_answers_is_running() {
         let rows = [
             ("stopped", Exit::NotRunning),
+            ("listening", Exit::NotRunning),
             ("starting", Exit::NotRunning),
             ("running", Exit::Ok),
             ("degraded", Exit::Ok),

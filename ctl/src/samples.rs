@@ -65,6 +65,15 @@ pub fn stopped() -> Status {
     status(json!({ "state": "stopped" }))
 }
 
+/// An engine that a client started twice, and that waits for the next one.
+pub fn listening() -> Status {
+    status(json!({
+        "state": "listening",
+        "demandStarts": 2,
+        "lastDemandStart": NOW - 3_600 * SECOND,
+    }))
+}
+
 /// An engine on its way up.
 pub fn starting() -> Status {
     status(json!({ "state": "starting", "phase": "containerd", "since": NOW - 2 * SECOND }))

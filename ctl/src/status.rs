@@ -49,6 +49,7 @@ pub fn render(status: &Status, clock: &Clock, palette: Palette) -> String {
     if let Some(count) = status.containers_running {
         page.field("containers", &format!("{count} running"));
     }
+    page.field("on demand", &on_demand(status, clock));
     page.processes(&status.processes);
     page.deaths(&status.deaths, clock);
     page.incidents(&status.incidents, clock);
@@ -63,6 +64,7 @@ pub fn render(status: &Status, clock: &Clock, palette: Palette) -> String {
 fn headline(status: &Status, clock: &Clock, palette: Palette) -> String {
     let (mark, style, words) = match status.state {
         State::Stopped => ("○", palette.faint, "is stopped"),
+        State::Listening => ("○", palette.faint, "starts with its first client"),
         State::Starting => ("●", palette.warning, "is starting"),
         State::Running => ("●", palette.good, "is running"),
         State::Degraded => ("●", palette.warning, "is running, but degraded"),
@@ -132,6 +134,18 @@ fn cgroups(status: &Status) -> String {
         return driver;
     }
     format!("{driver}; controllers {}", printable(&status.controllers.join(" ")))
+}
+
+fn on_demand(status: &Status, clock: &Clock) -> String {
+    let times = match status.demand_starts {
+        0 => return String::new(),
+        1 => "started once".to_owned(),
+        count => format!("started {count} times"),
+    };
+    match status.last_demand_start.map(timestamp) {
+        Some(at) => format!("{times}, last {} ({})", clock.date(at), clock.ago(at)),
+        None => times,
+    }
 }
 
 fn with_note(text: &str, note: Option<&str>) -> String {
@@ -324,6 +338,23 @@ mod tests {
     a\\u{1b}[2Jb
 "
         );
+    }
+
+    #[test]
+    fn a_listening_engine_tells_what_clients_started() {
+        let mut status = samples::listening();
+        assert_eq!(
+            plain(&status),
+            "\
+○ Docker starts with its first client (since Mon 2025-11-24 23:02:40 UTC, 3 min 5 s ago)
+
+  supervisor  rootlessd 0.1.0, pid 4711, under systemd (since Mon 2025-11-24 22:05:45 UTC)
+  socket      unix:///run/user/1000/docker.sock
+  on demand   started 2 times, last Mon 2025-11-24 22:05:45 UTC (1 h ago)
+"
+        );
+        status.demand_starts = 1;
+        assert!(plain(&status).contains("on demand   started once, last Mon"));
     }
 
     #[test]

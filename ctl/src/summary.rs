@@ -20,7 +20,7 @@ pub fn gravest(status: &Status) -> Option<(&str, Option<&str>)> {
 
 fn detail(status: &Status, clock: &Clock) -> Option<String> {
     match status.state {
-        State::Stopped | State::Unknown => None,
+        State::Stopped | State::Listening | State::Unknown => None,
         State::Starting | State::Stopping => status.phase.map(|phase| phase.to_string()),
         State::Running => status.version.as_ref().map(|version| format!("Docker {version}")),
         State::Degraded | State::Failed => {
@@ -50,6 +50,7 @@ mod tests {
     fn each_state_has_its_line() {
         for (status, text) in [
             (samples::stopped(), "stopped"),
+            (samples::listening(), "listening"),
             (samples::starting(), "starting: containerd"),
             (samples::running(), "running: Docker 26.1.5"),
             (samples::degraded(), "degraded: slirp4netns is being started again."),

@@ -1,7 +1,7 @@
 //! `rootlessctl unit`: the main process of `docker.service`.
 //!
 //! The unit stands for the engine: it is active while the engine is up or on its way, inactive when
-//! it was stopped, failed when it failed. It starts the engine, reports over sd_notify(3), and lives
+//! it was stopped or waits for a client, failed when it failed. It starts the engine, reports over sd_notify(3), and lives
 //! through restarts of rootlessd.
 
 use std::time::Duration;
@@ -107,7 +107,7 @@ impl Unit {
         self.follow(watch).await
     }
 
-    /// Follow the status until the engine is stopped or failed.
+    /// Follow the status until the engine does not run and is not on its way.
     async fn follow(&mut self, mut watch: Watch) -> Result<Exit, Failure> {
         let mut now = watch.next().await?;
         loop {
@@ -144,7 +144,7 @@ impl Unit {
         }
         // Until the start has its answer, the engine may not have left the state it was in.
         match now.state {
-            State::Stopped if self.start.is_none() => {
+            State::Stopped | State::Listening if self.start.is_none() => {
                 // For systemd, who ends in order has been there.
                 notify(&[NotifyState::Ready, NotifyState::Stopping]);
                 Some(Ok(Exit::Ok))

@@ -139,6 +139,34 @@ fn an_engine_that_is_up_is_not_started() {
 }
 
 #[test]
+fn an_engine_that_waits_for_a_client_is_started_and_one_that_does_again_is_left_alone() {
+    let user = User::new();
+    let supervisor = Supervisor::start(
+        &user,
+        vec![
+            get(state("listening")),
+            ("Start", vec![Reply(job("start", None))]),
+            ("WaitJob", vec![Reply(job("start", Some("done")))]),
+            get(state("running")),
+            (
+                "Watch",
+                vec![
+                    more(state("running")),
+                    more(json!({ "state": "stopping", "phase": "dockerd" })),
+                    more(state("listening")),
+                    Hang,
+                ],
+            ),
+        ],
+    );
+    let unit = Unit::start(&user);
+    while unit.told() != "STATUS=listening\n" {}
+    assert_eq!(unit.end(), (Some(0), String::new()));
+    let called: Vec<_> = (0..5).map(|_| supervisor.call().0).collect();
+    assert_eq!(called.iter().filter(|method| *method == "Start").count(), 1, "{called:?}");
+}
+
+#[test]
 fn a_start_that_fails_is_told_with_its_reason() {
     let user = User::new();
     let mut failed = job("start", Some("failed"));

@@ -145,6 +145,11 @@ fn refuse_conflicts(user: &Map<String, Value>, path: &Path) -> Result<(), Reason
     Ok(())
 }
 
+/// Whether dockerd listens elsewhere, too.
+pub fn has_other_hosts(user: &Map<String, Value>, plan: &DockerPlan) -> Result<bool, Reason> {
+    Ok(hosts(user, plan)?.as_array().is_some_and(|hosts| hosts.len() > 1))
+}
+
 /// Our socket, which dockerd gets as an open file, then whatever else the user listens on.
 fn hosts(user: &Map<String, Value>, plan: &DockerPlan) -> Result<Value, Reason> {
     let mut all = vec!["fd://"];

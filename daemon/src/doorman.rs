@@ -1,8 +1,8 @@
 //! Who answers Docker's clients when dockerd cannot. The listening socket is open in every state:
-//! a client of a starting engine waits in its queue, one of an engine that will not come is told
-//! so in Docker's own form.
+//! a client of a starting engine waits in its queue, and the first one of a listening engine is what
+//! starts it; one of an engine that will not come is told so in Docker's own form.
 
-use std::{convert::Infallible, io, time::Duration};
+use std::{convert::Infallible, io, os::fd::AsFd, time::Duration};
 
 use http_body_util::Full;
 use hyper::{
@@ -19,13 +19,15 @@ use tokio::{
     net::{UnixListener, UnixStream},
     sync::watch,
     task::JoinSet,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
-use crate::{config::Loaded, supervisor::handle::Handle};
+use crate::{config::Loaded, supervisor::handle::Handle, sys::fd};
 
 /// How long a client may take to ask its question.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long to wait where a file is lacking, as it may be for anybody.
+const PAUSE: Duration = Duration::from_secs(1);
 /// How many clients are answered at a time; more wait in the queue.
 const CLIENTS: usize = 64;
 
@@ -34,6 +36,8 @@ const CLIENTS: usize = 64;
 enum Door {
     /// It waits in the queue: for ever if dockerd answers, else for so long.
     Queue(Option<Duration>),
+    /// It waits in the queue, and the engine is started for it.
+    Start,
     /// It is told this.
     Answer(String),
 }
@@ -47,15 +51,18 @@ pub async fn keep(
     listener.set_nonblocking(true)?;
     let listener = UnixListener::from_std(listener)?;
     let mut statuses = handle.watch();
-    let mut waiting_since = Instant::now();
+    let mut waiting_since = None;
     let mut clients = JoinSet::new();
     loop {
         let status = statuses.borrow_and_update().clone();
-        if status.state.is_settled() {
-            waiting_since = Instant::now();
-        }
+        let waited = if status.state.is_settled() {
+            waiting_since = None;
+            Duration::ZERO
+        } else {
+            waiting_since.get_or_insert_with(Instant::now).elapsed()
+        };
         let client_wait = loaded.borrow().config.engine.client_wait;
-        match door(&status, waiting_since.elapsed(), client_wait) {
+        match door(&status, waited, client_wait) {
             Door::Queue(left) => {
                 let until = left.map(|left| Instant::now() + left);
                 tokio::select! {
@@ -63,6 +70,18 @@ pub async fn keep(
                     () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
                 }
             }
+            Door::Start => tokio::select! {
+                biased;
+                changed = statuses.changed() => if changed.is_err() { std::future::pending().await },
+                Some(_) = clients.join_next() => {}
+                () = until_somebody_comes(&listener) => {
+                    // Whatever comes of it, the status tells.
+                    let _ = handle.client().await;
+                    if statuses.changed().await.is_err() {
+                        std::future::pending().await
+                    }
+                }
+            },
             Door::Answer(message) => tokio::select! {
                 // The news first: nobody is told of a state that is over.
                 biased;
@@ -73,7 +92,7 @@ pub async fn keep(
                     }
                     Err(error) => {
                         tracing::warn!("a Docker client cannot be answered: {error}");
-                        tokio::time::sleep(Duration::from_secs(1)).await;
+                        sleep(PAUSE).await;
                     }
                 },
                 Some(_) = clients.join_next() => {}
@@ -82,10 +101,24 @@ pub async fn keep(
     }
 }
 
+/// Wait until a client is in the queue. None is taken out of it: dockerd is to find them.
+async fn until_somebody_comes(listener: &UnixListener) {
+    loop {
+        // A file of its own, so that it tells what is in the queue now, whoever took others out of it.
+        match listener.as_fd().try_clone_to_owned().and_then(fd::watch) {
+            Ok(queue) if queue.readable().await.is_ok() => return,
+            Ok(_) => {}
+            Err(error) => tracing::warn!("Docker's clients cannot be waited for: {error}"),
+        }
+        sleep(PAUSE).await;
+    }
+}
+
 /// What is done with a client, when clients have waited for `waited` already.
 fn door(status: &Status, waited: Duration, client_wait: Duration) -> Door {
     let text = match status.state {
         State::Running | State::Degraded => return Door::Queue(None),
+        State::Listening => return Door::Start,
         State::Starting | State::Stopping | State::Backoff => match client_wait.checked_sub(waited)
         {
             Some(left) if !left.is_zero() => return Door::Queue(Some(left)),
@@ -128,8 +161,41 @@ async fn answer(client: UnixStream, message: String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing;
-    use rootlessd_api::{Part, Reason};
+    use crate::{supervisor::handle::Command, testing};
+    use rootlessd_api::{LogLocation, Part, Reason};
+    use std::sync::Arc;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        task::{LocalSet, spawn_local},
+    };
+
+    /// However long nobody came before.
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn the_first_client_waits_as_long_as_any() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("docker.sock");
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let now = |state| Status { state, ..testing::status() };
+        let logs = LogLocation { directory: None };
+        let (handle, mut mailbox) = Handle::new(now(State::Listening), logs);
+        let (_loaded, loads) = watch::channel(Loaded::default());
+        let client = async {
+            spawn_local(keep(listener, handle, loads));
+            sleep(Duration::from_secs(3600)).await;
+            assert!(mailbox.commands.try_recv().is_err());
+            let mut client = UnixStream::connect(&socket).await.unwrap();
+            client.write_all(b"GET /_ping HTTP/1.0\r\n\r\n").await.unwrap();
+            let Some(Command::Client(reply)) = mailbox.commands.recv().await else { panic!() };
+            let begun = Instant::now();
+            mailbox.status.send_replace(Arc::new(now(State::Starting)));
+            reply.send(()).unwrap();
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.starts_with("HTTP/1.0 503 "), "{answer}");
+            assert_eq!(begun.elapsed().as_secs(), 30);
+        };
+        LocalSet::new().run_until(client).await;
+    }
 
     #[test]
     fn doors() {
@@ -147,6 +213,7 @@ mod tests {
         for state in [State::Running, State::Degraded] {
             assert_eq!(door(&with(state), Duration::ZERO, wait), Door::Queue(None));
         }
+        assert_eq!(door(&with(State::Listening), second, wait), Door::Start);
         for state in [State::Starting, State::Stopping, State::Backoff] {
             assert_eq!(door(&with(state), second, wait), Door::Queue(Some(wait - second)));
             assert!(matches!(door(&with(state), wait, wait), Door::Answer(_)));

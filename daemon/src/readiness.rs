@@ -54,6 +54,7 @@ fn sentence(status: &Status) -> String {
         status.reasons.first().map_or(String::new(), |reason| format!(": {}", reason.text));
     match (status.state, status.phase) {
         (State::Running, _) => format!("Docker {version} runs"),
+        (State::Listening, _) => "Docker starts with its first client".to_owned(),
         (State::Degraded, _) => format!("Docker {version} runs{reason}"),
         (state, Some(phase)) => format!("The engine is {state} ({phase})"),
         (State::Backoff, _) => "The engine died and is started again".to_owned(),
@@ -73,6 +74,7 @@ mod tests {
             (State::Running, None, "Docker 28.5 runs"),
             (State::Starting, Some(Phase::Network), "The engine is starting (network)"),
             (State::Stopped, None, "The engine is stopped"),
+            (State::Listening, None, "Docker starts with its first client"),
             (State::Backoff, None, "The engine died and is started again"),
         ];
         for (state, phase, text) in rows {

@@ -16,18 +16,19 @@ use rootlessd_api::{
 };
 use tokio::{
     sync::{mpsc, watch},
-    task::spawn_local,
+    task::{spawn_blocking, spawn_local},
 };
 use tracing::level_filters::LevelFilter;
 use zbus::Address;
 
 use crate::{
     cli::RunArgs,
-    config::{Config, Loaded, Reader},
+    config::{Config, Loaded, Reader, Start},
     dbus,
     dirs::{Dirs, Environment},
     doorman,
     engine::{
+        autostart,
         driver::{Driver, Found, World},
         exec,
     },
@@ -42,6 +43,7 @@ use crate::{
     supervisor::{
         Constants, Inheritance, Links, Shutdown, Supervisor,
         handle::Handle,
+        machine::Machine,
         memory::{Memory, Store},
     },
     sys::{cgroup, clock, files, notify::Notifications, process},
@@ -123,6 +125,7 @@ async fn supervise(here: Here) -> io::Result<()> {
     let loaded = reader.read().await;
     let log = log_args(&args, &dirs, loaded.as_ref().ok());
     logging::init(&log, Part::Supervisor, !args.background && io::stderr().is_terminal());
+    let start = loaded.as_ref().ok().map(|loaded| loaded.config.engine.start);
     // A mistake in the configuration is no reason not to be there: the status tells it, once the
     // engine's start was refused for it.
     let loaded = loaded.unwrap_or_else(|_| Loaded {
@@ -153,8 +156,12 @@ async fn supervise(here: Here) -> io::Result<()> {
     );
 
     let is_new = remembered.is_none() && found.is_none();
-    let memory =
-        remembered.unwrap_or_else(|| Memory { since: clock::now_realtime(), ..Memory::default() });
+    let starts = is_new && starts_by_itself(start, &dirs).await;
+    let memory = remembered.unwrap_or_else(|| Memory {
+        since: clock::now_realtime(),
+        machine: if starts { Machine::default() } else { Machine::listening() },
+        ..Memory::default()
+    });
     let constants = Constants {
         supervisor: Identity {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -197,7 +204,7 @@ async fn supervise(here: Here) -> io::Result<()> {
         let Err(error) = keeping.await;
         tracing::warn!("Docker's socket is not kept from removal: {error}");
     });
-    if is_new {
+    if starts {
         handle.request(JobKind::Start, JobOptions::default()).await.map_err(io::Error::other)?;
     }
     spawn_local(readiness::keep(handle.clone()));
@@ -220,6 +227,19 @@ async fn supervise(here: Here) -> io::Result<()> {
     }
     drop(lock);
     Ok(())
+}
+
+/// Whether an engine of which nothing is known starts with rootlessd, and not with its first client.
+async fn starts_by_itself(start: Option<Start>, dirs: &Dirs) -> bool {
+    match start {
+        Some(Start::Demand) => false,
+        Some(Start::Auto) => {
+            let dirs = dirs.clone();
+            spawn_blocking(move || autostart::has_to_run(&dirs)).await.unwrap_or(true)
+        }
+        // What is wrong with the configuration is told by a start that is refused.
+        Some(Start::Boot) | None => true,
+    }
 }
 
 /// The session bus, as `DBUS_SESSION_BUS_ADDRESS` has it, or where systemd puts it.

@@ -28,6 +28,8 @@ pub fn status() -> Status {
         controllers: vec![],
         granted_ports: vec![],
         containers_running: None,
+        demand_starts: 0,
+        last_demand_start: None,
         processes: vec![],
     }
 }

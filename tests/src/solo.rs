@@ -2,8 +2,9 @@
 //!
 //! The test program runs itself again as root in namespaces of its own (mounts, network, pids), so
 //! that a test is plain code: its pids are the kernel's, its files the user's, and whatever happens,
-//! all processes and mounts go with it. In there `/run`, the home directories, `/usr/local/bin` and
-//! the lists of users are throw-away; everything else is the machine's.
+//! all processes and mounts go with it. In there `/run`, `/etc`, the home directories and
+//! `/usr/local/bin` are throw-away; everything else is the machine's. rootlessd is told to start the
+//! engine at once; a user's configuration overrules that.
 
 mod clients;
 mod leftovers;

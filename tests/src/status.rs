@@ -80,6 +80,9 @@ pub async fn status_over_dbus(engine: &EngineProxy<'_>) -> Status {
         granted_ports: granted(engine).await,
         containers_running: Some(engine.containers_running().await.expect(GOOD))
             .filter(|&count| count != u32::MAX),
+        demand_starts: engine.demand_starts().await.expect(GOOD),
+        last_demand_start: Some(engine.last_demand_start().await.expect(GOOD))
+            .filter(|&time| time > 0),
         processes: (engine.processes().await.expect(GOOD).iter())
             .map(|process| Process {
                 part: get::<String>(process, "part").expect(GOOD).parse().expect(GOOD),

@@ -9,6 +9,7 @@ use std::{
 
 use futures_util::StreamExt;
 use rootlessd::{
+    config::Start,
     engine::driver::Event,
     supervisor::{Shutdown, handle::Handle},
     varlink::server::Limits,
@@ -274,6 +275,12 @@ fn exactly_what_changed_is_announced_in_one_signal() {
         .await;
         world.engine.take_start().await;
         changed("NextAttempt Phase Since State").await;
+        world.engine.tell(Event::Idle).await;
+        changed("Phase Since State").await;
+        world.engine.tell(Event::Gone).await;
+        changed("Phase Since State").await;
+        world.handle.client().await.unwrap();
+        changed("DemandStarts LastDemandStart Phase Since State").await;
 
         // Every property that is said to be announced was, with the value that can be read.
         let all = world.properties().await;
@@ -291,6 +298,7 @@ fn a_job_is_announced_before_the_reply_and_ends_in_order() {
     run(async {
         let mut setup = Setup::default();
         setup.config.engine.restart.limit = 1;
+        setup.config.engine.start = Start::Boot;
         let mut world = World::of(setup).await;
         let mut messages = world.messages().await;
         let options = HashMap::from([("timeout", Variant::U64(3_600_000_000))]);

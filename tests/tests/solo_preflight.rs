@@ -83,7 +83,7 @@ fn no_tap_devices() {
 fn programs_that_are_not_there_or_cannot_do_their_work() {
     let user = User::new();
     let hide = |programs: &[&str]| {
-        let hide = |program: &&str| format!("mount --bind /run/subuid {program}");
+        let hide = |program: &&str| format!("mount --bind /etc/subuid {program}");
         programs.iter().map(hide).collect::<Vec<_>>().join("\n")
     };
     for programs in [

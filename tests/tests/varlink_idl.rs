@@ -9,6 +9,7 @@ use std::{
 
 use rootlessd::{
     engine::driver::{Command, Event},
+    supervisor::memory::Demand,
     varlink::server::Limits,
 };
 use rootlessd_api::{
@@ -105,6 +106,7 @@ fn port() -> Port {
 fn every_method_answers_as_it_says() {
     run(async {
         let mut setup = Setup::default();
+        setup.memory.demand = Demand { starts: 1, last: Some(1) };
         setup.config.engine.restart.delay = Duration::from_secs(3600);
         setup.config.engine.restart.max_delay = Duration::from_secs(3600);
         let (handle, mut engine) = setup.start();

@@ -77,6 +77,12 @@ pub trait Engine {
     /// How many containers run; [`u32::MAX`] while that is not known.
     #[zbus(property)]
     fn containers_running(&self) -> zbus::Result<u32>;
+    /// How often a client of Docker's socket has started the engine.
+    #[zbus(property)]
+    fn demand_starts(&self) -> zbus::Result<u32>;
+    /// When a client has started the engine last.
+    #[zbus(property)]
+    fn last_demand_start(&self) -> zbus::Result<u64>;
     /// The engine's deaths, the newest last.
     #[zbus(property)]
     fn deaths(&self) -> zbus::Result<Vec<HashMap<String, OwnedVariant>>>;

@@ -11,12 +11,15 @@ pub type Values = BTreeMap<String, String>;
 pub const LIVE_RESTORE: &str = "engine.live_restore";
 
 /// What the supervisor itself goes by, and follows at once.
-const SUPERVISORS: [&str; 7] = [
+const SUPERVISORS: [&str; 10] = [
     "engine.client_wait",
+    "engine.idle_ignore",
+    "engine.idle_timeout",
     "engine.restart.delay",
     "engine.restart.limit",
     "engine.restart.max_delay",
     "engine.restart.window",
+    "engine.start",
     "engine.start_timeout",
     "engine.stop_timeout",
 ];

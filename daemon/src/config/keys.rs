@@ -51,6 +51,8 @@ pub const ROOTLESSKIT_FLAGS: &str = "DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS";
 /// Every key but those of [`ENVIRONMENT`], in the order of the manual.
 pub const KEYS: &[Key] = &[
     key!("engine.start", engine.start, |v| value::word(v, Start::WORDS, Start::from_word)),
+    key!("engine.idle_timeout", engine.idle_timeout, |v| value::time(v, 0.0..=604_800.0)),
+    key!("engine.idle_ignore", engine.idle_ignore, value::list),
     key!("engine.start_timeout", engine.start_timeout, |v| value::time(v, 1.0..=3600.0)),
     key!("engine.stop_timeout", engine.stop_timeout, |v| value::time(v, 1.0..=3600.0)),
     key!("engine.client_wait", engine.client_wait, |v| value::time(v, 0.0..=3600.0)),

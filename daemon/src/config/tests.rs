@@ -132,7 +132,7 @@ fn mistakes_name_file_line_and_key() {
         ),
         ("\n\n[engin]\nstart = \"boot\"\n", 3, "engin is no key"),
         ("engine = 3\n", 1, "engine is a table"),
-        ("[engine]\nstart = \"never\"\n", 2, "engine.start must be one of boot"),
+        ("[engine]\nstart = \"never\"\n", 2, "engine.start must be one of auto, boot, demand"),
         ("[engine]\nstop_timeout = 30\n", 2, "engine.stop_timeout must be a time"),
         ("[engine]\nstop_timeout = \"2h\"\n", 2, "from 1s to 1h"),
         ("[engine.restart]\nlimit = -1\n", 2, "engine.restart.limit must be a number from 0"),

@@ -33,8 +33,12 @@ macro_rules! choice {
 choice! {
     /// When the engine starts.
     Start {
+        /// With rootlessd, if dockerd would start a container then; else with the first client.
+        Auto = "auto",
         /// With rootlessd.
         Boot = "boot",
+        /// With the first client.
+        Demand = "demand",
     }
 }
 
@@ -154,6 +158,10 @@ pub struct Config {
 pub struct EngineConfig {
     /// When it starts.
     pub start: Start,
+    /// How long an engine may run that nobody needs; zero: for ever.
+    pub idle_timeout: Duration,
+    /// The programs (`comm` of proc(5)) whose connections do not show that it is needed.
+    pub idle_ignore: Vec<String>,
     /// How long a start may take.
     pub start_timeout: Duration,
     /// How long a stop may take.
@@ -258,10 +266,24 @@ pub struct LogConfig {
     pub level: LogLevel,
 }
 
+impl EngineConfig {
+    /// Whether the first client starts an engine that does not run.
+    pub fn listens(&self) -> bool {
+        self.start != Start::Boot
+    }
+
+    /// How long an engine may run that nobody needs, if it is ever stopped for that.
+    pub fn stops_idle(&self) -> Option<Duration> {
+        Some(self.idle_timeout).filter(|timeout| self.listens() && !timeout.is_zero())
+    }
+}
+
 impl Default for EngineConfig {
     fn default() -> Self {
         Self {
-            start: Start::Boot,
+            start: Start::Auto,
+            idle_timeout: Duration::from_secs(600),
+            idle_ignore: vec![],
             start_timeout: Duration::from_secs(90),
             stop_timeout: Duration::from_secs(30),
             client_wait: Duration::from_secs(30),

@@ -138,16 +138,18 @@ impl Engine {
         Ok(supervisor.reload().await?)
     }
 
-    /// Forget the Deaths; from the state "failed", go to "stopped".
+    /// Forget the Deaths; from the state "failed", go to "listening", or to "stopped" with the
+    /// configuration engine.start = "boot".
     async fn reset_failed(&self, #[zbus(header)] _call: Header<'_>) -> Result<(), Failure> {
         let (_permit, supervisor) = self.gate.enter()?;
         Ok(supervisor.reset_failed().await?)
     }
 
-    /// What the engine is doing: "stopped", "starting", "running", "degraded" (running, but a part
-    /// does not do its work), "stopping", "backoff" (it died and is started again at NextAttempt)
-    /// or "failed" (it died too often, or cannot start until somebody mends what Reasons name).
-    /// Treat an unknown word as not running.
+    /// What the engine is doing: "stopped", "listening" (not running, and the first client of
+    /// Docker's socket starts it), "starting", "running", "degraded" (running, but a part does not
+    /// do its work), "stopping", "backoff" (it died and is started again at NextAttempt) or "failed"
+    /// (it died too often, or cannot start until somebody mends what Reasons name). Treat an unknown
+    /// word as not running.
     #[zbus(property)]
     fn state(&self) -> String {
         self.gate.status().state.to_string()
@@ -254,6 +256,19 @@ impl Engine {
     #[zbus(property)]
     fn containers_running(&self) -> u32 {
         self.gate.status().containers_running.unwrap_or(values::UNKNOWN)
+    }
+
+    /// How often a client of Docker's socket has started the engine.
+    #[zbus(property)]
+    fn demand_starts(&self) -> u32 {
+        self.gate.status().demand_starts
+    }
+
+    /// When a client of Docker's socket has started the engine last, in µs of CLOCK_REALTIME; 0 for
+    /// never.
+    #[zbus(property)]
+    fn last_demand_start(&self) -> u64 {
+        self.gate.status().last_demand_start.unwrap_or(0)
     }
 
     /// The engine's deaths since ResetFailed, the newest last, at most 20: "at" (t), in µs of

@@ -139,7 +139,7 @@ pub fn changes(old: &Status, new: &Status) -> HashMap<&'static str, Variant<'sta
 }
 
 /// Every property of the engine whose changes are announced.
-fn announced(status: &Status) -> [(&'static str, Variant<'static>); 19] {
+fn announced(status: &Status) -> [(&'static str, Variant<'static>); 21] {
     [
         ("State", status.state.as_str().into()),
         ("Phase", text(status.phase.map(Phase::as_str)).into()),
@@ -158,6 +158,8 @@ fn announced(status: &Status) -> [(&'static str, Variant<'static>); 19] {
         ("CgroupDriver", text(status.cgroup_driver.as_ref()).into()),
         ("Controllers", cleaned(&status.controllers).into()),
         ("ContainersRunning", status.containers_running.unwrap_or(UNKNOWN).into()),
+        ("DemandStarts", status.demand_starts.into()),
+        ("LastDemandStart", status.last_demand_start.unwrap_or(0).into()),
         ("Deaths", deaths(&status.deaths).into()),
         ("Incidents", incidents(&status.incidents).into()),
     ]

@@ -7,7 +7,10 @@ use hyper::{
     Method, StatusCode,
     body::{Bytes, Incoming},
 };
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use tokio::{task::JoinSet, time::timeout};
 
 use crate::sys::http;
@@ -54,6 +57,13 @@ pub async fn containerd_version(socket: &Path) -> io::Result<Option<String>> {
     let Version { components } = get(socket, "/version").await?;
     let containerd = components.into_iter().find(|component| component.name == "containerd");
     Ok(containerd.map(|component| component.version))
+}
+
+/// How many containers run, are paused, or are about to be started again, which `/info` tells not of
+/// all of them.
+pub async fn running(socket: &Path) -> io::Result<usize> {
+    let containers: Vec<IgnoredAny> = get(socket, "/containers/json").await?;
+    Ok(containers.len())
 }
 
 /// Containers that start and end, as dockerd tells it: each item says that something happened.

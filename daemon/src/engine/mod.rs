@@ -1,6 +1,7 @@
 //! The engine: its processes from outside ([`driver`]), and the two of them that are ours,
 //! [`shim`] outside of its namespaces and [`init`] inside.
 
+pub mod autostart;
 pub mod dir;
 pub mod docker;
 pub mod driver;

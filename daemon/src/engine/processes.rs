@@ -53,6 +53,20 @@ pub fn network_helper(rootlesskit: u32, shim: u32) -> Option<u32> {
     helpers.min_by_key(|(_, stat)| (stat.state == 'Z', stat.start_time)).map(|(&pid, _)| pid)
 }
 
+/// dockerd, if the engine has no more processes than it needs to be there: dockerd and containerd
+/// have some for pulls and builds, and so do containers.
+pub fn dockerd_at_rest(shim: u32) -> Option<u32> {
+    at_rest(&tree(shim, &table()))
+}
+
+fn at_rest(tree: &[(u32, Part)]) -> Option<u32> {
+    let of = |part| tree.iter().filter(move |process| process.1 == part);
+    let rests = of(Part::Container).count() == 0 && of(Part::Containerd).count() == 1;
+    let mut dockerd = of(Part::Dockerd);
+    let &(pid, _) = dockerd.next().filter(|_| rests)?;
+    dockerd.next().is_none().then_some(pid)
+}
+
 fn table() -> HashMap<u32, Stat> {
     process::all().filter_map(|pid| Some((pid, Stat::of(pid)?))).collect()
 }
@@ -113,6 +127,21 @@ fn memory(pid: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn work_is_a_process_more() {
+        use Part::{Container, Containerd, Dockerd, Init, Shim};
+        for (parts, dockerd) in [
+            (&[Shim, Init, Containerd, Dockerd][..], Some(4)),
+            (&[Shim, Init, Containerd, Dockerd, Dockerd], None),
+            (&[Shim, Init, Containerd, Containerd, Dockerd], None),
+            (&[Shim, Init, Containerd, Dockerd, Container], None),
+            (&[Shim, Init, Containerd], None),
+        ] {
+            let tree: Vec<_> = (1..).zip(parts.iter().copied()).collect();
+            assert_eq!(at_rest(&tree), dockerd, "{parts:?}");
+        }
+    }
 
     #[test]
     fn parts_by_name_and_parent() {

@@ -22,6 +22,8 @@ pub enum Command {
         /// The job.
         reply: Reply<Job>,
     },
+    /// A client is in the queue of Docker's socket.
+    Client(oneshot::Sender<()>),
     /// Tell when a job is finished.
     WaitJob {
         /// The job's number.
@@ -117,6 +119,11 @@ impl Handle {
     /// Begin a start, stop or restart. Nothing to do is a finished job with the result `skipped`.
     pub async fn request(&self, kind: JobKind, options: JobOptions) -> Result<Job, Error> {
         self.ask(|reply| Command::Request { kind, options, reply }).await?
+    }
+
+    /// A client is in the queue of Docker's socket: start the engine for it, if it listens.
+    pub async fn client(&self) -> Result<(), Error> {
+        self.ask(Command::Client).await
     }
 
     /// Wait until a job is finished.

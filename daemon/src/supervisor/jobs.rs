@@ -150,14 +150,17 @@ mod tests {
         let going_up = Life::Starting(Phase::Network);
         let down = Life::Stopping(Phase::Dockerd, Then::Rest);
         let down_up = Life::Stopping(Phase::Dockerd, Then::Start);
+        let down_listen = Life::Stopping(Phase::Dockerd, Then::Listen);
         #[rustfmt::skip]
         let rows = [
             (Start, Life::Stopped, Some(Failed)), (Stop, Life::Stopped, Some(Done)), (Restart, Life::Stopped, Some(Failed)),
             (Start, going_up, None), (Stop, going_up, Some(Failed)), (Restart, going_up, None),
+            (Start, Life::Listening, Some(Failed)), (Stop, Life::Listening, Some(Failed)), (Restart, Life::Listening, Some(Failed)),
             (Start, Life::Running, Some(Done)), (Stop, Life::Running, Some(Failed)), (Restart, Life::Running, Some(Done)),
             (Start, Life::Degraded, Some(Done)), (Stop, Life::Degraded, Some(Failed)), (Restart, Life::Degraded, Some(Done)),
             (Start, down, Some(Failed)), (Stop, down, None), (Restart, down, Some(Failed)),
             (Start, down_up, None), (Stop, down_up, Some(Failed)), (Restart, down_up, None),
+            (Start, down_listen, Some(Failed)), (Stop, down_listen, Some(Failed)), (Restart, down_listen, Some(Failed)),
             (Start, Life::Backoff, Some(Failed)), (Stop, Life::Backoff, Some(Failed)), (Restart, Life::Backoff, Some(Failed)),
             (Start, Life::Failed, Some(Failed)), (Stop, Life::Failed, Some(Failed)), (Restart, Life::Failed, Some(Failed)),
         ];

@@ -14,6 +14,8 @@ use crate::restart_policy::RestartPolicy;
 pub enum Life {
     /// Not running; only a request starts it.
     Stopped,
+    /// Not running; the first client starts it.
+    Listening,
     /// Coming up.
     Starting(Phase),
     /// dockerd is ready and answers.
@@ -36,6 +38,8 @@ pub enum Then {
     Rest,
     /// A start.
     Start,
+    /// The wait for a client.
+    Listen,
 }
 
 /// What can happen to the engine.
@@ -49,6 +53,10 @@ pub enum Event {
     Restart,
     /// Somebody asks for its deaths to be forgotten.
     ResetFailed,
+    /// A client is in the queue of its socket.
+    Client,
+    /// Nobody has needed it for long enough.
+    Idle,
     /// There is one that an earlier supervisor started.
     Found,
     /// It came further on its way up or down.
@@ -80,6 +88,15 @@ pub enum Effect {
     EndDelay,
 }
 
+/// What of the configuration the machine goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// How often and how fast a dead engine is started again.
+    pub restart: RestartPolicy,
+    /// Whether a client starts it that was given up, once its deaths are forgotten.
+    pub listens: bool,
+}
+
 /// The machine: a life and the deaths that count.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
@@ -93,6 +110,7 @@ impl Life {
     pub const fn state(self) -> State {
         match self {
             Self::Stopped => State::Stopped,
+            Self::Listening => State::Listening,
             Self::Starting(_) => State::Starting,
             Self::Running => State::Running,
             Self::Degraded => State::Degraded,
@@ -123,6 +141,11 @@ impl Default for Machine {
 }
 
 impl Machine {
+    /// One of an engine that its first client starts.
+    pub const fn listening() -> Self {
+        Self { life: Life::Listening, deaths: vec![] }
+    }
+
     /// Where the engine is in its life.
     pub const fn life(&self) -> Life {
         self.life
@@ -130,19 +153,21 @@ impl Machine {
 
     /// Take `event` at `now` (CLOCK_BOOTTIME), and say what is to be done.
     #[must_use]
-    pub fn next(&mut self, event: Event, now: Duration, policy: &RestartPolicy) -> Vec<Effect> {
+    pub fn next(&mut self, event: Event, now: Duration, policy: &Policy) -> Vec<Effect> {
         use Event as E;
         use Life as L;
         let (life, effects) = match (self.life, event) {
             (_, E::ResetFailed) => {
                 self.deaths.clear();
                 match self.life {
+                    L::Failed if policy.listens => (L::Listening, vec![]),
                     L::Failed => (L::Stopped, vec![]),
                     life => (life, vec![]),
                 }
             }
 
-            (L::Stopped, E::Start | E::Restart) => {
+            (L::Stopped, E::Start | E::Restart)
+            | (L::Listening, E::Start | E::Restart | E::Client) => {
                 (L::Starting(Phase::Preflight), vec![Effect::Start])
             }
             // A person asks, so the deaths that came before count no more.
@@ -155,10 +180,10 @@ impl Machine {
             }
             (L::Backoff, E::DelayOver) => (L::Starting(Phase::Preflight), vec![Effect::Start]),
             (L::Backoff, E::Stop) => (L::Stopped, vec![Effect::EndDelay]),
-            (L::Failed, E::Stop) => (L::Stopped, vec![]),
+            (L::Failed | L::Listening, E::Stop) => (L::Stopped, vec![]),
 
             // How far it is it will tell.
-            (L::Stopped | L::Failed | L::Backoff, E::Found) => {
+            (L::Stopped | L::Listening | L::Failed | L::Backoff, E::Found) => {
                 (L::Starting(Phase::Namespaces), vec![Effect::EndDelay])
             }
 
@@ -171,6 +196,10 @@ impl Machine {
             (L::Starting(_) | L::Running | L::Degraded, E::Restart) => {
                 (L::Stopping(Phase::Containers, Then::Start), vec![Effect::Stop])
             }
+            // Its dockerd stands still already, so this has to be obeyed whatever is believed of it.
+            (L::Starting(_) | L::Running | L::Degraded, E::Idle) => {
+                (L::Stopping(Phase::Containers, Then::Listen), vec![Effect::Stop])
+            }
             (L::Starting(_), E::Refused) => (L::Failed, vec![]),
             // Somebody ended it behind our back, if ever so gently: it is to run.
             (L::Starting(_) | L::Running | L::Degraded, E::Died | E::Gone) => self.die(now, policy),
@@ -182,6 +211,9 @@ impl Machine {
             }
             // A death on the way down is a stop that was less orderly than it should be.
             (L::Stopping(_, Then::Rest), E::Gone | E::Died | E::Refused) => (L::Stopped, vec![]),
+            (L::Stopping(_, Then::Listen), E::Gone | E::Died | E::Refused) => {
+                (L::Listening, vec![])
+            }
             (L::Stopping(_, Then::Start), E::Gone | E::Died | E::Refused) => {
                 (L::Starting(Phase::Preflight), vec![Effect::Start])
             }
@@ -193,8 +225,8 @@ impl Machine {
         effects
     }
 
-    fn die(&mut self, now: Duration, policy: &RestartPolicy) -> (Life, Vec<Effect>) {
-        match policy.count(&mut self.deaths, now) {
+    fn die(&mut self, now: Duration, policy: &Policy) -> (Life, Vec<Effect>) {
+        match policy.restart.count(&mut self.deaths, now) {
             Some(delay) => (Life::Backoff, vec![Effect::Delay(delay)]),
             None => (Life::Failed, vec![]),
         }
@@ -205,26 +237,32 @@ impl Machine {
 mod tests {
     use super::{
         Effect, Event as E,
-        Life::{self as L, Backoff, Degraded, Failed, Running, Stopped},
-        Machine, RestartPolicy,
-        Then::{Rest, Start},
+        Life::{self as L, Backoff, Degraded, Failed, Listening, Running, Stopped},
+        Machine, Policy,
+        Then::{Listen, Rest, Start},
     };
+    use crate::restart_policy::RestartPolicy;
     use rootlessd_api::Phase::{self, Containerd, Containers, Dockerd, Namespaces, Preflight};
     use std::time::Duration;
 
-    const POLICY: RestartPolicy = RestartPolicy {
-        limit: 3,
-        window: Duration::from_secs(60),
-        delay: Duration::from_millis(200),
-        max_delay: Duration::from_millis(300),
+    const POLICY: Policy = Policy {
+        restart: RestartPolicy {
+            limit: 3,
+            window: Duration::from_secs(60),
+            delay: Duration::from_millis(200),
+            max_delay: Duration::from_millis(300),
+        },
+        listens: false,
     };
     const UP: L = L::Starting(Dockerd);
     const AGAIN: L = L::Starting(Preflight);
     const FOUND: L = L::Starting(Namespaces);
     const DOWN: L = L::Stopping(Containerd, Rest);
     const DOWN_UP: L = L::Stopping(Containerd, Start);
+    const DOWN_LISTEN: L = L::Stopping(Containerd, Listen);
     const STOP: L = L::Stopping(Containers, Rest);
     const STOP_START: L = L::Stopping(Containers, Start);
+    const STOP_LISTEN: L = L::Stopping(Containers, Listen);
     const DELAY: Effect = Effect::Delay(Duration::from_millis(200));
 
     /// A row for each (life, event): what comes of it, and what is to be done.
@@ -242,6 +280,23 @@ mod tests {
         (Stopped,  E::Died,              Stopped,    &[]),
         (Stopped,  E::Refused,           Stopped,    &[]),
         (Stopped,  E::DelayOver,         Stopped,    &[]),
+        (Stopped,   E::Client,            Stopped,    &[]),
+        (Stopped,   E::Idle,              Stopped,    &[]),
+
+        (Listening, E::Start,            AGAIN,      &[Effect::Start]),
+        (Listening, E::Stop,             Stopped,    &[]),
+        (Listening, E::Restart,          AGAIN,      &[Effect::Start]),
+        (Listening, E::ResetFailed,      Listening,  &[]),
+        (Listening, E::Found,            FOUND,      &[Effect::EndDelay]),
+        (Listening, E::Phase(Containers), Listening, &[]),
+        (Listening, E::Healthy,          Listening,  &[]),
+        (Listening, E::Unhealthy,        Listening,  &[]),
+        (Listening, E::Gone,             Listening,  &[]),
+        (Listening, E::Died,             Listening,  &[]),
+        (Listening, E::Refused,          Listening,  &[]),
+        (Listening, E::DelayOver,        Listening,  &[]),
+        (Listening, E::Client,           AGAIN,      &[Effect::Start]),
+        (Listening, E::Idle,             Listening,  &[]),
 
         (UP,       E::Start,             UP,         &[]),
         (UP,       E::Stop,              STOP,       &[Effect::Stop]),
@@ -255,6 +310,8 @@ mod tests {
         (UP,       E::Died,              Backoff,    &[DELAY]),
         (UP,       E::Refused,           Failed,     &[]),
         (UP,       E::DelayOver,         UP,         &[]),
+        (UP,        E::Client,            UP,         &[]),
+        (UP,        E::Idle,              STOP_LISTEN, &[Effect::Stop]),
 
         (Running,  E::Start,             Running,    &[]),
         (Running,  E::Stop,              STOP,       &[Effect::Stop]),
@@ -268,6 +325,8 @@ mod tests {
         (Running,  E::Died,              Backoff,    &[DELAY]),
         (Running,  E::Refused,           Running,    &[]),
         (Running,  E::DelayOver,         Running,    &[]),
+        (Running,   E::Client,            Running,    &[]),
+        (Running,   E::Idle,              STOP_LISTEN, &[Effect::Stop]),
 
         (Degraded, E::Start,             Degraded,   &[]),
         (Degraded, E::Stop,              STOP,       &[Effect::Stop]),
@@ -281,6 +340,8 @@ mod tests {
         (Degraded, E::Died,              Backoff,    &[DELAY]),
         (Degraded, E::Refused,           Degraded,   &[]),
         (Degraded, E::DelayOver,         Degraded,   &[]),
+        (Degraded,  E::Client,            Degraded,   &[]),
+        (Degraded,  E::Idle,              STOP_LISTEN, &[Effect::Stop]),
 
         (DOWN,     E::Start,             DOWN_UP,    &[]),
         (DOWN,     E::Stop,              DOWN,       &[]),
@@ -294,6 +355,8 @@ mod tests {
         (DOWN,     E::Died,              Stopped,    &[]),
         (DOWN,     E::Refused,           Stopped,    &[]),
         (DOWN,     E::DelayOver,         DOWN,       &[]),
+        (DOWN,      E::Client,            DOWN,       &[]),
+        (DOWN,      E::Idle,              DOWN,       &[]),
 
         (DOWN_UP,  E::Start,             DOWN_UP,    &[]),
         (DOWN_UP,  E::Stop,              DOWN,       &[]),
@@ -307,6 +370,23 @@ mod tests {
         (DOWN_UP,  E::Died,              AGAIN,      &[Effect::Start]),
         (DOWN_UP,  E::Refused,           AGAIN,      &[Effect::Start]),
         (DOWN_UP,  E::DelayOver,         DOWN_UP,    &[]),
+        (DOWN_UP,   E::Client,            DOWN_UP,    &[]),
+        (DOWN_UP,   E::Idle,              DOWN_UP,    &[]),
+
+        (DOWN_LISTEN, E::Start,          DOWN_UP,    &[]),
+        (DOWN_LISTEN, E::Stop,           DOWN,       &[]),
+        (DOWN_LISTEN, E::Restart,        DOWN_UP,    &[]),
+        (DOWN_LISTEN, E::ResetFailed,    DOWN_LISTEN, &[]),
+        (DOWN_LISTEN, E::Found,          DOWN_LISTEN, &[]),
+        (DOWN_LISTEN, E::Phase(Containers), STOP_LISTEN, &[]),
+        (DOWN_LISTEN, E::Healthy,        DOWN_LISTEN, &[]),
+        (DOWN_LISTEN, E::Unhealthy,      DOWN_LISTEN, &[]),
+        (DOWN_LISTEN, E::Gone,           Listening,  &[]),
+        (DOWN_LISTEN, E::Died,           Listening,  &[]),
+        (DOWN_LISTEN, E::Refused,        Listening,  &[]),
+        (DOWN_LISTEN, E::DelayOver,      DOWN_LISTEN, &[]),
+        (DOWN_LISTEN, E::Client,         DOWN_LISTEN, &[]),
+        (DOWN_LISTEN, E::Idle,           DOWN_LISTEN, &[]),
 
         (Backoff,  E::Start,             AGAIN,      &[Effect::EndDelay, Effect::Start]),
         (Backoff,  E::Stop,              Stopped,    &[Effect::EndDelay]),
@@ -320,6 +400,8 @@ mod tests {
         (Backoff,  E::Died,              Backoff,    &[]),
         (Backoff,  E::Refused,           Backoff,    &[]),
         (Backoff,  E::DelayOver,         AGAIN,      &[Effect::Start]),
+        (Backoff,   E::Client,            Backoff,    &[]),
+        (Backoff,   E::Idle,              Backoff,    &[]),
 
         (Failed,   E::Start,             AGAIN,      &[Effect::Start]),
         (Failed,   E::Stop,              Stopped,    &[]),
@@ -333,6 +415,8 @@ mod tests {
         (Failed,   E::Died,              Failed,     &[]),
         (Failed,   E::Refused,           Failed,     &[]),
         (Failed,   E::DelayOver,         Failed,     &[]),
+        (Failed,    E::Client,            Failed,     &[]),
+        (Failed,    E::Idle,              Failed,     &[]),
     ];
 
     #[test]
@@ -346,8 +430,19 @@ mod tests {
 
     #[test]
     fn the_table_has_every_pair() {
-        let events = 12;
-        let lives = [Stopped, UP, Running, Degraded, DOWN, DOWN_UP, Backoff, Failed];
+        let events = 14;
+        let lives = [
+            Stopped,
+            Listening,
+            UP,
+            Running,
+            Degraded,
+            DOWN,
+            DOWN_UP,
+            DOWN_LISTEN,
+            Backoff,
+            Failed,
+        ];
         assert_eq!(TABLE.len(), events * lives.len());
         for life in lives {
             assert_eq!(TABLE.iter().filter(|row| row.0 == life).count(), events, "{life:?}");
@@ -392,12 +487,22 @@ mod tests {
     }
 
     #[test]
+    fn a_failed_engine_listens_again_where_clients_start_it() {
+        let policy = Policy { listens: true, ..POLICY };
+        for (life, then) in [(Failed, Listening), (Stopped, Stopped), (Backoff, Backoff)] {
+            let mut machine = Machine { life, deaths: vec![] };
+            assert_eq!(machine.next(E::ResetFailed, Duration::ZERO, &policy), []);
+            assert_eq!(machine.life, then, "{life:?}");
+        }
+    }
+
+    #[test]
     fn phases_show_only_on_the_way() {
         for phase in Phase::ALL {
             assert_eq!(L::Starting(*phase).phase(), Some(*phase));
             assert_eq!(L::Stopping(*phase, Rest).phase(), Some(*phase));
         }
-        for life in [Stopped, Running, Degraded, Backoff, Failed] {
+        for life in [Stopped, Listening, Running, Degraded, Backoff, Failed] {
             assert_eq!(life.phase(), None);
         }
     }

@@ -38,6 +38,18 @@ pub struct Memory {
     /// When the next start is tried; in a back-off only.
     #[serde(default)]
     pub next_attempt: Option<Moment>,
+    /// What clients started.
+    #[serde(default)]
+    pub demand: Demand,
+}
+
+/// The starts that a client of Docker's socket caused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Demand {
+    /// How many.
+    pub starts: u32,
+    /// When the last one was, in µs of CLOCK_REALTIME.
+    pub last: Option<u64>,
 }
 
 /// A moment to come, on both clocks: one to wait by, one to tell.

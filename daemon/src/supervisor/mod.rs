@@ -25,7 +25,7 @@ pub use self::status::Constants;
 use self::{
     handle::{Mailbox, Reply},
     jobs::Jobs,
-    machine::{Effect, Life},
+    machine::{Effect, Life, Policy},
     memory::{Memory, Moment, Store},
     ports::Ports,
     status::Knowledge,
@@ -34,7 +34,6 @@ use crate::{
     config::{Loaded, Reader},
     engine::{driver, shim},
     helper::Helper,
-    restart_policy::RestartPolicy,
     sys::clock::{self, Alarm},
 };
 
@@ -174,7 +173,7 @@ impl Supervisor {
             (Life::Stopping(..), Engine) => self.perform(&[Effect::Stop]),
             (Life::Stopping(..), Nothing(_)) => self.step(machine::Event::Gone),
             (Life::Starting(_) | Life::Running | Life::Degraded, Engine) => {}
-            (Life::Stopped | Life::Backoff | Life::Failed, Engine) => {
+            (Life::Stopped | Life::Listening | Life::Backoff | Life::Failed, Engine) => {
                 self.step(machine::Event::Found);
             }
             // The start had not come so far that there was anything that could have died.
@@ -189,7 +188,11 @@ impl Supervisor {
                 let left = self.memory.next_attempt.map_or(Duration::ZERO, Moment::left);
                 self.delay = Some(Alarm::after(left));
             }
-            (Life::Stopped | Life::Failed, Nothing(_)) => {}
+            // It was told to start with rootlessd since.
+            (Life::Listening, Nothing(_)) if !self.policy().listens => {
+                self.step(machine::Event::Start);
+            }
+            (Life::Stopped | Life::Listening | Life::Failed, Nothing(_)) => {}
         }
         self.publish();
     }
@@ -224,6 +227,10 @@ impl Supervisor {
             E::Unhealthy(reason) => {
                 self.engine.unwell = Some(reason);
                 self.step(machine::Event::Unhealthy);
+            }
+            E::Idle => {
+                tracing::info!("nobody needs the engine: it is stopped until a client connects");
+                self.step(machine::Event::Idle);
             }
             E::OutOfReach => {
                 if matches!(self.memory.machine.life(), Life::Stopping(..)) {
@@ -361,9 +368,10 @@ impl Supervisor {
         self.memory.deaths.drain(..excess);
     }
 
-    fn policy(&self) -> RestartPolicy {
+    fn policy(&self) -> Policy {
         let loaded = self.links.loaded.borrow();
-        (&loaded.config.engine.restart).into()
+        let engine = &loaded.config.engine;
+        Policy { restart: (&engine.restart).into(), listens: engine.listens() }
     }
 
     fn stop_timeout(&self) -> Duration {

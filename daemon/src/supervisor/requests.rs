@@ -10,8 +10,9 @@ use super::{
     handle::Command,
     jobs,
     machine::{self, Life},
+    memory::Demand,
 };
-use crate::engine::processes;
+use crate::{engine::processes, sys::clock};
 
 impl Supervisor {
     /// Do what is asked for, and answer.
@@ -21,6 +22,10 @@ impl Supervisor {
             Command::Status(reply) => self.tell_status(reply),
             Command::Request { kind, options, reply } => {
                 let _ = reply.send(self.begin(kind, &options));
+            }
+            Command::Client(reply) => {
+                self.start_on_demand();
+                let _ = reply.send(());
             }
             Command::WaitJob { id, reply } => self.jobs.wait(id, reply),
             Command::CancelJob { id, reply } => {
@@ -46,6 +51,17 @@ impl Supervisor {
                 let _ = reply.send(self.links.loaded.borrow().settings.clone());
             }
         }
+    }
+
+    /// Start the engine for a client, unless something else was decided meanwhile.
+    fn start_on_demand(&mut self) {
+        if self.memory.machine.life() != Life::Listening || self.ending {
+            return;
+        }
+        tracing::info!("a client connects, so the engine is started");
+        let starts = self.memory.demand.starts.saturating_add(1);
+        self.memory.demand = Demand { starts, last: Some(clock::now_realtime()) };
+        self.step(machine::Event::Client);
     }
 
     fn begin(&mut self, kind: JobKind, options: &JobOptions) -> Result<Job, Error> {

@@ -91,6 +91,8 @@ pub(super) fn status(
         controllers: engine.facts.as_ref().map(|it| it.controllers.clone()).unwrap_or_default(),
         granted_ports: ports.granted.iter().copied().collect(),
         containers_running: info.map(|info| info.containers_running),
+        demand_starts: memory.demand.starts,
+        last_demand_start: memory.demand.last,
         processes: vec![],
     }
 }

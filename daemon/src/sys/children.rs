@@ -1,20 +1,23 @@
 //! Children: our own, and the orphans that the kernel hands to their nearest reaper.
 
-use std::{fs, io, process::Command};
+use std::{fs, io, process::Command, time::Duration};
 
 use nix::{
     errno::Errno,
     sys::{
         prctl,
         signal::{self, Signal},
-        wait::{WaitPidFlag, WaitStatus, waitpid},
+        wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid},
     },
     unistd::{Pid, getpid},
 };
 use serde::{Deserialize, Serialize};
-use tokio::signal::unix::SignalKind;
+use tokio::{signal::unix::SignalKind, time::sleep};
 
 use super::process::{self, Stat};
+
+/// How often to look whether a child stands still.
+const STOP_INTERVAL: Duration = Duration::from_micros(500);
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,6 +120,17 @@ pub fn spawn(command: &mut Command) -> io::Result<Pid> {
     let child = command.spawn()?;
     // Not waited for through this value: [`Children::next`] reaps whatever dies.
     i32::try_from(child.id()).map(Pid::from_raw).map_err(io::Error::other)
+}
+
+/// Wait until a child, to which SIGSTOP was sent, stands still: all of its threads.
+pub async fn stopped(pid: u32) -> io::Result<()> {
+    let pid = Pid::from_raw(i32::try_from(pid).map_err(io::Error::other)?);
+    // What is told of a child that stands still is not its end, for which another waits.
+    let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG;
+    while !matches!(waitid(Id::Pid(pid), flags)?, WaitStatus::Stopped(..)) {
+        sleep(STOP_INTERVAL).await;
+    }
+    Ok(())
 }
 
 /// Send a signal to a child that was not reaped yet.

@@ -8,3 +8,4 @@ pub mod files;
 pub mod http;
 pub mod notify;
 pub mod process;
+pub mod sock_diag;

@@ -89,6 +89,7 @@ fn measures() -> Vec<Measure> {
     let stop_all = "systemctl --user stop -q docker rootlessd";
     let ours = format!("{stop_all}; t=$(now); systemctl --user start --no-block rootlessd");
     let stock = format!("{stop_all}; t=$(now); systemctl --user start --no-block docker");
+    let listening = format!("{stop_all}; systemctl --user start rootlessd");
     let up = |start: &str| format!("{start}; until_it_answers");
     let status = |name, ours: &str, stock: &str| Measure {
         name,
@@ -118,6 +119,20 @@ fn measures() -> Vec<Measure> {
             &up(&stock),
             "sleep 1; pid=$(pidof dockerd); t=$(now); kill -9 $pid; until_it_answers; since $t",
         ),
+        Measure {
+            name: "first client to its answer",
+            unit: Unit::Seconds,
+            ours: format!("{listening}; t=$(now); answers; since $t"),
+            stock: format!("{stock}; until_it_answers; since $t"),
+        },
+        Measure {
+            name: "memory of all of it, unused",
+            unit: Unit::Megabytes,
+            ours: format!(
+                "{listening}; pss rootlessd.service rootlessd-engine.scope docker.service"
+            ),
+            stock: format!("{}; pss docker.service", up(&stock)),
+        },
         Measure {
             name: "memory of all of it, idle",
             unit: Unit::Megabytes,

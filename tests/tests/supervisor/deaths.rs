@@ -128,7 +128,7 @@ fn deaths_can_be_forgotten() {
         let status = handle.status();
         assert_eq!(
             (status.state, status.deaths.len(), status.reasons.len()),
-            (State::Stopped, 0, 0)
+            (State::Listening, 0, 0)
         );
 
         request(&handle, JobKind::Start).await;
@@ -136,7 +136,7 @@ fn deaths_can_be_forgotten() {
         engine.tell(Event::Refused(vec![obstacle()])).await;
         is(&handle, State::Failed).await;
         handle.reset_failed().await.unwrap();
-        assert_eq!((handle.status().state, handle.status().reasons.len()), (State::Stopped, 0));
+        assert_eq!((handle.status().state, handle.status().reasons.len()), (State::Listening, 0));
         assert!(engine.is_left_alone());
     });
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod deaths;
+mod demand;
 mod jobs;
 mod parts;
 mod questions;

@@ -27,6 +27,8 @@ fn every_life_is_resumed() {
             // (remembered, whether there is one, what it does, what it says)
             (json!("stopped"),        false, Nothing, State::Stopped,  None),
             (json!("stopped"),        true,  Nothing, State::Starting, found),
+            (json!("listening"),      false, Nothing, State::Listening, None),
+            (json!("listening"),      true,  Nothing, State::Starting, found),
             (starting("preflight"),   false, Start,   State::Starting, Some(Phase::Preflight)),
             (starting("namespaces"),  false, Start,   State::Starting, Some(Phase::Namespaces)),
             (starting("dockerd"),     false, Nothing, State::Backoff,  None),
@@ -37,6 +39,8 @@ fn every_life_is_resumed() {
             (json!("degraded"),       true,  Nothing, State::Degraded, None),
             (stopping("rest"),        false, Nothing, State::Stopped,  None),
             (stopping("rest"),        true,  Stop,    State::Stopping, Some(Phase::Dockerd)),
+            (stopping("listen"),      false, Nothing, State::Listening, None),
+            (stopping("listen"),      true,  Stop,    State::Stopping, Some(Phase::Dockerd)),
             (stopping("start"),       false, Start,   State::Starting, Some(Phase::Preflight)),
             (stopping("start"),       true,  Stop,    State::Stopping, Some(Phase::Dockerd)),
             (json!("backoff"),        false, Start,   State::Starting, Some(Phase::Preflight)),

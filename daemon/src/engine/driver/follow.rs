@@ -14,13 +14,17 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{Command, Event, World, probe::Probe};
+use super::{
+    Command, Event, World,
+    idle::{Verdict, Watcher},
+    probe::Probe,
+};
 use crate::{
     engine::{
         incidents::{Incident, Incidents},
         init::{
             InitStatus, PortsStatus, Stage,
-            client::{Following, InitClient, InitReply, PortsReply},
+            client::{Following, Frozen, InitClient, InitReply, PortsReply},
         },
         processes, shim,
     },
@@ -62,6 +66,8 @@ enum Happening {
     Refused(PortsStatus),
     /// Something happened to parts of it.
     Incidents(Vec<Incident>),
+    /// It was looked whether anybody needs it.
+    Looked(Box<Verdict>),
     /// The supervisor wants something.
     Asked(Command),
     /// The supervisor leaves, and the engine stays.
@@ -96,6 +102,12 @@ pub(super) struct Followed<'a> {
     probe: Rc<Probe>,
     /// The tasks that ask a ready engine how it is. They end with this, or with a stop.
     asking: JoinSet<()>,
+    /// The tasks that have parts replaced.
+    replacing: JoinSet<()>,
+    /// The task that looks whether anybody needs a ready engine.
+    looking: JoinSet<Verdict>,
+    /// What keeps dockerd still, once it is to be stopped for that.
+    frozen: Option<Frozen>,
 }
 
 impl<'a> Followed<'a> {
@@ -125,6 +137,9 @@ impl<'a> Followed<'a> {
             start_timeout,
             deadline: Some(Instant::now() + start_timeout),
             asking: JoinSet::new(),
+            replacing: JoinSet::new(),
+            looking: JoinSet::new(),
+            frozen: None,
         }
     }
 
@@ -144,6 +159,7 @@ impl<'a> Followed<'a> {
                     self.world.tell(Event::Incidents(incidents)).await;
                     self.probe.at_once();
                 }
+                Happening::Looked(verdict) => self.judge(*verdict).await,
                 Happening::Asked(Command::Stop { timeout }) => self.stop(timeout).await,
                 Happening::Asked(Command::Reload(reply)) => self.reload(reply).await,
                 Happening::Asked(Command::Replace { only_new }) => self.replace(only_new),
@@ -154,6 +170,7 @@ impl<'a> Followed<'a> {
             }
         }
         self.asking.abort_all();
+        self.replacing.abort_all();
         let status = match &mut self.engine.child {
             Some(child) => child.wait().await.ok(),
             None => None,
@@ -169,6 +186,9 @@ impl<'a> Followed<'a> {
             reply = self.init.next() => Happening::Told(reply.status),
             reply = self.ports.next() => Happening::Refused(reply.ports),
             incidents = next_of(&mut self.incidents) => Happening::Incidents(incidents),
+            Some(Ok(verdict)) = self.looking.join_next() => {
+                Happening::Looked(Box::new(verdict))
+            }
             command = commands.recv() => command.map_or(Happening::Left, Happening::Asked),
             () = clock::until(self.deadline) => Happening::OutOfTime,
         }
@@ -201,7 +221,8 @@ impl<'a> Followed<'a> {
         if became_ready && self.stop_by.is_none() {
             self.deadline = None;
             self.enter(Phase::Containers).await;
-            self.asking.spawn_local(self.probe.clone().go_on());
+            self.keep_asking();
+            self.watch_for_idleness();
             if self.engine.child.is_none() {
                 let ours = sockets::inode(&self.world.listener);
                 let events = self.world.events.clone();
@@ -210,6 +231,39 @@ impl<'a> Followed<'a> {
             }
         } else if status.stage != Stage::Ready && status.phase != self.phase {
             self.enter(status.phase).await;
+        }
+    }
+
+    fn keep_asking(&mut self) {
+        self.asking.spawn_local(self.probe.clone().go_on());
+    }
+
+    fn watch_for_idleness(&mut self) {
+        let shim = self.engine.shim.identity().pid;
+        if let Some(watcher) = Watcher::of(self.world, shim, &self.engine.plan.docker) {
+            self.looking.spawn_local(watcher.until_quiet());
+        }
+    }
+
+    async fn judge(&mut self, verdict: Verdict) {
+        while self.replacing.try_join_next().is_some() {}
+        let is_replacing = !self.replacing.is_empty();
+        match verdict {
+            Verdict::Quiet(watcher) if !is_replacing => {
+                // A question that dockerd does not get to would stay in its queue, and would be the
+                // first client of the next engine.
+                self.asking.shutdown().await;
+                self.looking.spawn_local(watcher.make_sure());
+            }
+            Verdict::Idle(frozen) if !is_replacing => {
+                self.frozen = Some(frozen);
+                self.world.tell(Event::Idle).await;
+            }
+            Verdict::Quiet(_) => self.watch_for_idleness(),
+            Verdict::Idle(_) | Verdict::Needed => {
+                self.keep_asking();
+                self.watch_for_idleness();
+            }
         }
     }
 
@@ -264,7 +318,7 @@ impl<'a> Followed<'a> {
     fn replace(&mut self, only_new: bool) {
         let (init, probe, events) =
             (self.init_client(), self.probe.clone(), self.world.events.clone());
-        self.asking.spawn_local(async move {
+        self.replacing.spawn_local(async move {
             let replaced = replace(&init, &probe, only_new).await;
             // A supervisor that left does not need to know.
             let _ = events.send(Event::Replaced(replaced)).await;
@@ -283,6 +337,8 @@ impl<'a> Followed<'a> {
 
     async fn stop(&mut self, within: Duration) {
         self.asking.abort_all();
+        self.replacing.abort_all();
+        self.looking.abort_all();
         self.ask_to_stop(Instant::now() + within).await;
     }
 
@@ -290,7 +346,8 @@ impl<'a> Followed<'a> {
         self.stop_by = Some(until);
         self.deadline = Some(until + STOP_GRACE);
         let left = until.saturating_duration_since(Instant::now());
-        if self.init_client().stop(left).await.is_err() {
+        if self.init_client().stop(left, self.frozen.as_ref()).await.is_err() {
+            self.frozen = None;
             // engine-init is not there yet, or does not listen: RootlessKit passes a signal on.
             let _ = self.engine.shim.signal(Signal::SIGTERM);
             if self.protocol.is_none() {

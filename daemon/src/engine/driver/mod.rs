@@ -5,6 +5,7 @@
 //! exactly one end, which is [`Event::Gone`], [`Event::Died`] or [`Event::Refused`].
 
 mod follow;
+mod idle;
 mod probe;
 mod world;
 
@@ -75,6 +76,8 @@ pub enum Event {
     MainPid(u32),
     /// It serves another socket than the one that clients find now.
     OutOfReach,
+    /// Nobody has needed it for long enough. Its dockerd stands still until it is stopped.
+    Idle,
     /// dockerd answers.
     Healthy(Facts),
     /// dockerd does not answer.

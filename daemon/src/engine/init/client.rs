@@ -35,11 +35,28 @@ impl InitClient {
         Self { dir }
     }
 
-    /// Stop everything within a time. It answers before it does so.
-    pub async fn stop(&self, within: Duration) -> Result<(), ClientError> {
+    /// Stop everything within a time. It answers before it does so. `frozen`: what keeps dockerd
+    /// still, if it runs nothing that it would have to stop.
+    pub async fn stop(&self, within: Duration, frozen: Option<&Frozen>) -> Result<(), ClientError> {
         let micros = u64::try_from(within.as_micros()).unwrap_or(u64::MAX);
-        let (Nothing {}, _) = self.call("Stop", json!({ "timeout": micros })).await?;
+        let mut parameters = json!({ "timeout": micros });
+        if frozen.is_some() {
+            // An engine-init that cannot freeze does not know this either.
+            parameters["idle"] = true.into();
+        }
+        let (Nothing {}, _) = self.call("Stop", parameters).await?;
         Ok(())
+    }
+
+    /// Have dockerd stand still, until what comes of it is dropped or everything is stopped.
+    pub async fn freeze(&self) -> Result<Frozen, ClientError> {
+        let exchange = async {
+            let mut connection = open(&self.dir).await?;
+            connection.call_more("Freeze", json!({})).await?;
+            let (Nothing {}, _) = connection.receive().await?;
+            Ok(Frozen { _connection: connection })
+        };
+        within_reason(exchange).await
     }
 
     /// Read the user's `daemon.json` again.
@@ -102,9 +119,7 @@ impl InitClient {
             let mut connection = open(&self.dir).await?;
             connection.call_for_fds(method, parameters).await
         };
-        timeout(TIMEOUT, exchange)
-            .await
-            .unwrap_or_else(|_| Err(ClientError::Protocol("engine-init does not answer".into())))
+        within_reason(exchange).await
     }
 }
 
@@ -114,6 +129,21 @@ fn done(asked: Result<(Nothing, Vec<OwnedFd>), ClientError>, why_not: &str) -> R
         Err(ClientError::Api(error)) => Err(error),
         Err(error) => Err(Error::new(ErrorKind::Busy, format!("{why_not}: {error}"))),
     }
+}
+
+/// A dockerd that stands still, for as long as this lives: the connection tells engine-init, whatever
+/// becomes of rootlessd.
+#[derive(Debug)]
+pub struct Frozen {
+    _connection: Connection,
+}
+
+async fn within_reason<T>(
+    exchange: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, ClientError> {
+    timeout(TIMEOUT, exchange)
+        .await
+        .unwrap_or_else(|_| Err(ClientError::Protocol("engine-init does not answer".into())))
 }
 
 async fn open(dir: &EngineDir) -> Result<Connection, ClientError> {

@@ -5,15 +5,17 @@
 //! Compatibility: a rootlessd drives the engine-init of the release before it and of the one after
 //! it. Methods and fields are only added; who does not know a field ignores it.
 
-use std::{collections::BTreeSet, io, os::fd::OwnedFd, time::Duration};
+use std::{collections::BTreeSet, future::pending, io, os::fd::OwnedFd, time::Duration};
 
 use futures_util::{StreamExt, stream};
+use nix::sys::signal::Signal;
 use rootlessd_api::{Error, Part, Phase, Port, names};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::{
     net::UnixListener,
     sync::{mpsc, oneshot, watch},
+    time::timeout,
 };
 
 use super::{
@@ -22,15 +24,18 @@ use super::{
 };
 use crate::{
     engine::dir::EngineDir,
-    sys::files::FileId,
+    sys::{children, files::FileId, process::Process},
     varlink::{
         call::{self, Answer, ErrorReply, Interface},
         server::{self, Limits},
     },
 };
 
+/// How long dockerd may take to stand still; it takes less than a millisecond.
+const FREEZE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// The version of this protocol. 2: a reload reads `live-restore` of the plan again. 3: parts can be
-/// replaced, and it is told of which files they are.
+/// replaced, it is told of which files they are, and dockerd can be made to stand still.
 pub const PROTOCOL: u32 = 3;
 
 /// How engine-init is.
@@ -133,9 +138,21 @@ impl Interface for Control {
             }
             "Stop" => {
                 let timeout = Duration::from_micros(request.required("timeout")?);
+                let idle = request.optional("idle")?.unwrap_or(false);
                 request.end()?;
-                self.ask(Request::Stop(timeout)).await?;
+                self.ask(Request::Stop { timeout, idle }).await?;
                 Ok(Answer::nothing())
+            }
+            "Freeze" => {
+                request.expect_more()?;
+                request.end()?;
+                let status = *self.status.borrow();
+                let dockerd = status.dockerd.filter(|_| status.stage == Stage::Ready);
+                let frozen = Frozen::new(dockerd.ok_or_else(stopping)?).await;
+                frozen.map(Frozen::tell).map_err(|error| {
+                    let message = format!("dockerd does not stand still: {error}");
+                    own_error("Busy", json!({ "message": message }))
+                })
             }
             "Reload" => {
                 request.end()?;
@@ -180,6 +197,35 @@ async fn answered(answer: oneshot::Receiver<Result<(), Error>>) -> Result<Answer
             Err(own_error(&format!("{}", error.kind), parameters))
         }
         Err(_) => Err(stopping()),
+    }
+}
+
+/// dockerd, which stands still for as long as this lives.
+struct Frozen(Process);
+
+impl Frozen {
+    async fn new(dockerd: u32) -> io::Result<Self> {
+        let frozen = Self(Process::open(dockerd)?);
+        frozen.0.signal(Signal::SIGSTOP)?;
+        timeout(FREEZE_TIMEOUT, children::stopped(dockerd)).await??;
+        Ok(frozen)
+    }
+
+    /// One answer, and no end, with which it would go on.
+    fn tell(self) -> Answer {
+        let once = stream::once(std::future::ready(json!({})));
+        let ever = stream::once(async move {
+            let _frozen = self;
+            pending().await
+        });
+        Answer::Many(once.chain(ever).boxed_local())
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // One that is gone needs it no more.
+        let _ = self.0.signal(Signal::SIGCONT);
     }
 }
 

@@ -43,8 +43,13 @@ use crate::{
 /// What the control socket asks for.
 #[derive(Debug)]
 pub enum Request {
-    /// Stop everything within this time.
-    Stop(Duration),
+    /// Stop everything.
+    Stop {
+        /// Within this time.
+        timeout: Duration,
+        /// Whether there are no containers, and dockerd stands still.
+        idle: bool,
+    },
     /// Read the user's `daemon.json` again.
     Reload(oneshot::Sender<Result<(), Error>>),
     /// Replace parts under the containers; the answer comes when the new ones are ready.
@@ -67,7 +72,7 @@ enum Event {
 
 /// Why the engine does not go on as it was.
 enum Interruption {
-    Stop(Duration),
+    Stop { timeout: Duration, idle: bool },
     Died(Death),
 }
 
@@ -105,8 +110,8 @@ pub async fn run(args: shim::ShimArgs) -> ExitCode {
         Err(interruption) => interruption,
     };
     match interruption {
-        Interruption::Stop(timeout) => {
-            init.stop(timeout).await;
+        Interruption::Stop { timeout, idle } => {
+            init.stop(timeout, idle).await;
             ExitCode::SUCCESS
         }
         Interruption::Died(death) => {
@@ -198,10 +203,12 @@ impl Init {
                 Ok(None)
             }
             // A second one is none.
-            Event::Asked(Request::Stop(_)) if self.status.borrow().stage == Stage::Stopping => {
+            Event::Asked(Request::Stop { .. }) if self.status.borrow().stage == Stage::Stopping => {
                 Ok(None)
             }
-            Event::Asked(Request::Stop(timeout)) => Err(Interruption::Stop(timeout)),
+            Event::Asked(Request::Stop { timeout, idle }) => {
+                Err(Interruption::Stop { timeout, idle })
+            }
             Event::Asked(Request::Reload(reply)) => {
                 // Whoever stopped waiting needs no answer.
                 let _ = reply.send(self.reload());
@@ -234,7 +241,8 @@ impl Init {
                 }
                 Some(request) = self.requests.recv() => return Event::Asked(request),
                 _ = self.terminate.recv() => {
-                    return Event::Asked(Request::Stop(self.plan.stop_timeout));
+                    let timeout = self.plan.stop_timeout;
+                    return Event::Asked(Request::Stop { timeout, idle: false });
                 }
                 () = clock::until(due) => return Event::Due,
             }

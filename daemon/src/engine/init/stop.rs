@@ -16,14 +16,14 @@ const CONTAINERD_SHARE: Duration = Duration::from_secs(2);
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Init {
-    /// Stop everything within `timeout`.
-    pub(super) async fn stop(&mut self, timeout: Duration) {
+    /// Stop everything within `timeout`. `idle`: there are no containers, and dockerd stands still.
+    pub(super) async fn stop(&mut self, timeout: Duration, idle: bool) {
         let deadline = Instant::now() + timeout;
         let was_ready = self.status.borrow().stage == Stage::Ready;
         self.status.send_modify(|status| status.stage = Stage::Stopping);
 
         self.begin(Phase::Containers);
-        if was_ready {
+        if was_ready && !idle {
             let until = deadline.min(Instant::now() + RELOAD_TIMEOUT);
             match timeout_at(until, self.end_live_restore()).await {
                 Ok(Err(Interruption::Died(death))) => {
@@ -39,6 +39,11 @@ impl Init {
         }
         self.stop_mending();
         self.begin(Phase::Dockerd);
+        if idle {
+            // As it is: it has nothing to stop, and if it went on for this, it would accept clients
+            // meanwhile, whom its end would cut off.
+            self.send(Part::Dockerd, Signal::SIGKILL);
+        }
         self.end(Part::Dockerd, deadline.checked_sub(CONTAINERD_SHARE).unwrap_or(deadline)).await;
         self.begin(Phase::Containerd);
         self.end(Part::Containerd, deadline).await;

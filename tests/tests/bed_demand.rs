@@ -1,0 +1,73 @@
+//! The engine on demand, under a real systemd: the default.
+
+use std::time::Duration;
+
+use rootlessd_tests::machine::{Machine, SOON, on_both, word};
+
+/// How soon the unit follows the engine.
+const FOLLOWS: Duration = Duration::from_secs(5);
+
+/// What rootlessd may take of memory while it waits for a client, in KiB.
+const MOST: u64 = 8 << 10;
+
+#[test]
+fn it_starts_with_its_first_client_and_follows_the_containers_over_a_boot() {
+    on_both(|suite| {
+        let machine = Machine::boot(suite);
+        machine.configure("engine.idle_timeout = \"1s\"\n");
+        machine.user(["systemctl", "--user", "enable", "--now", "rootlessd"]).ok();
+        alone(&machine, "");
+
+        // A client starts it, the unit follows, and both end when nobody is left.
+        let mut watch = machine.watch();
+        assert!(machine.user(["docker", "version"]).ok().contains("Server:"));
+        watch.until(&["running"]);
+        machine.wait_unit("docker.service", "active", FOLLOWS);
+        watch.until(&["listening"]);
+        machine.wait_unit("docker.service", "inactive", FOLLOWS);
+        drop(watch);
+        alone(&machine, "1");
+        // So does the unit, and it ends with it.
+        let mut watch = machine.watch();
+        machine.user(["systemctl", "--user", "start", "docker"]).ok();
+        watch.until(&["running"]);
+        watch.until(&["listening"]);
+        machine.wait_unit("docker.service", "inactive", FOLLOWS);
+        drop(watch);
+        alone(&machine, "1");
+
+        // A container keeps it up, and has it up after a boot without anybody who connects.
+        machine.configure("");
+        machine.ctl(["reload"]);
+        machine.serve();
+        machine.reboot();
+        machine.wait_page();
+        let status = machine.wait_known();
+        assert_eq!(word(&status["demandStarts"]), "", "nobody connected");
+        machine.wait_unit("docker.service", "active", FOLLOWS);
+
+        // One that was stopped does not.
+        machine.user(["docker", "stop", "-t", "1", "web"]).ok();
+        machine.reboot();
+        alone(&machine, "");
+        machine.user(["docker", "start", "web"]).ok();
+        machine.wait_page();
+    });
+}
+
+/// Nothing is there but rootlessd, which waits, and has started the engine for clients so often.
+fn alone(machine: &Machine, demand_starts: &str) {
+    machine.wait_unit("rootlessd.service", "active", SOON);
+    let status = machine.status();
+    assert_eq!(word(&status["state"]), "listening");
+    assert_eq!(word(&status["demandStarts"]), demand_starts);
+    assert_eq!(machine.unit_state("docker.service"), "inactive");
+    assert_eq!(machine.leftovers(), "");
+    let pid = word(&status["supervisor"]["pid"]);
+    let threads = machine.root(["ls", &format!("/proc/{pid}/task")]).ok().lines().count();
+    let rollup = machine.root(["grep", "^Pss:", &format!("/proc/{pid}/smaps_rollup")]).ok();
+    let pss = rollup.split_ascii_whitespace().nth(1).and_then(|pss| pss.parse::<u64>().ok());
+    let pss = pss.expect("a size");
+    eprintln!("{}: rootlessd waits with {pss} KiB, {threads} threads", machine.suite);
+    assert!(pss <= MOST, "{pss} KiB");
+}
