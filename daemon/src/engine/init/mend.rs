@@ -120,12 +120,13 @@ impl Init {
 
     async fn start_again(&mut self, part: Part) -> Result<(), Interruption> {
         let started = match part {
-            Part::Containerd => parts::start_containerd(self).map_err(|error| error.to_string()),
+            Part::Containerd => parts::start_containerd(self),
             _ => {
                 self.clear_after_dockerd().await;
-                self.write_dockerd_config(None)
-                    .map_err(|error| error.message)
-                    .and_then(|()| parts::start_dockerd(self).map_err(|error| error.to_string()))
+                if let Err(error) = self.write_dockerd_config(None) {
+                    tracing::warn!("dockerd goes on by the configuration before: {error}");
+                }
+                parts::start_dockerd(self)
             }
         };
         match started {
