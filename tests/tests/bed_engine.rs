@@ -153,8 +153,10 @@ fn it_dies_too_often() {
 fn die_until_failed(machine: &Machine, limit: usize) {
     for death in 1..=limit {
         for loss in 1..=limit {
+            let dockerd = &victims(&machine.wait_known())["dockerd"];
+            // Not before: what it was degraded by is over.
             let mut watch = machine.watch();
-            machine.kill(&victims(&machine.wait_known())["dockerd"]);
+            machine.kill(dockerd);
             watch.until(match (loss < limit, death < limit) {
                 (true, _) => &["degraded"],
                 (false, true) => &["backoff"],

@@ -127,7 +127,7 @@ impl<'a> Followed<'a> {
                     tracing::warn!("the engine's incidents cannot be read: {error}")
                 })
                 .ok(),
-            probe: Rc::new(Probe::of(&engine.plan, world.events.clone())),
+            probe: Rc::new(Probe::of(&engine.plan, world.dir(), world.events.clone())),
             engine,
             has_namespaces: false,
             main_pid: None,
@@ -404,7 +404,7 @@ async fn replace(init: &InitClient, probe: &Probe, only_new: bool) -> Result<Vec
         },
     };
     probe.keep_silent(true);
-    let replaced = init.replace(&parts).await;
+    let replaced = init.replace(&parts, None).await;
     probe.keep_silent(false);
     replaced?;
     probe.until_healthy().await;

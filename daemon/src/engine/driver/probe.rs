@@ -1,9 +1,10 @@
 //! Whether dockerd does its work: it is asked now and then, when a container started or ended, and
-//! when a part was replaced.
+//! when a part was replaced. One that hangs is replaced.
 
 use std::{
     cell::{Cell, RefCell},
     future::pending,
+    io,
     path::PathBuf,
     rc::Rc,
     time::Duration,
@@ -13,24 +14,29 @@ use futures_util::FutureExt;
 use rootlessd_api::Part;
 use tokio::{
     sync::{Notify, mpsc, watch},
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 use super::{Event, Facts};
 use crate::{
     engine::{
+        dir::EngineDir,
         docker::{self, ContainerEvents},
-        init::InitStatus,
+        init::{InitStatus, client::InitClient},
     },
     plan::Plan,
     reasons::Code,
-    sys::{cgroup, files::FileId},
+    sys::{cgroup, files::FileId, process::Stat},
 };
 
 /// How often a running dockerd is asked whether it still answers.
 const INTERVAL: Duration = Duration::from_secs(60);
 /// How soon after a failed probe it is asked again.
 const AGAIN: Duration = Duration::from_secs(5);
+/// After how many probes in a row that were not answered in time it counts as hanging.
+const HANGS: u32 = 2;
+/// How long its replacement may take.
+const REPLACEMENT: Duration = Duration::from_secs(60);
 /// How soon it is asked again whether it found its containerd again.
 const CONTAINERD_AGAIN: Duration = Duration::from_millis(250);
 /// How long to collect what containers do before dockerd is asked again.
@@ -46,6 +52,7 @@ pub(super) struct Probe {
     /// The paths of the programs that can be replaced under the containers.
     programs: [(Part, PathBuf); 2],
     init: watch::Sender<Option<InitStatus>>,
+    engine_init: InitClient,
     /// containerd's version; dockerd is asked for it after each change.
     containerd: RefCell<Option<String>>,
     /// Whether dockerd has yet to show that it reaches containerd.
@@ -59,7 +66,7 @@ pub(super) struct Probe {
 }
 
 impl Probe {
-    pub fn of(plan: &Plan, events: mpsc::Sender<Event>) -> Self {
+    pub fn of(plan: &Plan, dir: EngineDir, events: mpsc::Sender<Event>) -> Self {
         Self {
             socket: plan.docker.socket.clone(),
             programs: [
@@ -67,6 +74,7 @@ impl Probe {
                 (Part::Dockerd, plan.dockerd.clone()),
             ],
             init: watch::Sender::default(),
+            engine_init: InitClient::of(dir),
             containerd: RefCell::new(plan.versions.containerd.clone()),
             doubtful: Cell::new(false),
             now: Notify::new(),
@@ -128,21 +136,27 @@ impl Probe {
         let mut containers = None;
         // Whether it was asked just now because a container started or ended.
         let mut happened = false;
+        let mut unanswered = 0;
         loop {
             while self.silent.get() {
                 containers = None;
                 self.now.notified().await;
             }
-            if containers.is_none() {
+            if containers.is_none() && unanswered == 0 {
                 // Before dockerd is asked, so that nothing happens unseen in between.
                 containers = ContainerEvents::follow(&self.socket).await.ok();
             }
-            let (event, pause) = self.ask().await;
+            let Asked { event, pause, in_time } = self.ask().await;
             let passed = matches!(event, Event::Healthy(_));
             if self.events.send(event).await.is_err() {
                 return;
             }
             self.passed.send_modify(|last| *last = (passed, last.1 + 1));
+            unanswered = if in_time { 0 } else { unanswered + 1 };
+            if unanswered == HANGS {
+                containers = None;
+                self.replace_hanging().await;
+            }
             if happened {
                 // What happens together is asked about once more: dockerd tells of an end before it counts it.
                 sleep(BURST).await;
@@ -164,13 +178,30 @@ impl Probe {
         }
     }
 
-    async fn ask(&self) -> (Event, Duration) {
+    /// Have it replaced under its containers. Where that cannot be, it stays as it is, and the reason
+    /// why the engine is degraded.
+    async fn replace_hanging(&self) {
+        let replaced = self.engine_init.replace(&[Part::Dockerd], Some("since it did not answer"));
+        match timeout(REPLACEMENT, replaced).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!("dockerd hangs, and is not replaced: {error}"),
+            Err(_) => tracing::warn!("dockerd hangs, and engine-init does not replace it"),
+        }
+    }
+
+    async fn ask(&self) -> Asked {
         let failed = |text: String, pause| {
             let reason = Code::DockerdNotAnswering.reason_with_remedy(text, REMEDY);
-            (Event::Unhealthy(reason), pause)
+            Asked { event: Event::Unhealthy(reason), pause, in_time: true }
         };
         let info = match docker::info(&self.socket).await {
             Ok(info) => info,
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                let stat = self.init().dockerd.and_then(Stat::of);
+                let doing = doing(stat.map_or(' ', |stat| stat.state));
+                let text = format!("dockerd does not answer in time: {doing}");
+                return Asked { in_time: false, ..failed(text, AGAIN) };
+            }
             Err(error) => return failed(format!("dockerd does not answer: {error}"), AGAIN),
         };
         if self.doubtful.get() {
@@ -188,7 +219,28 @@ impl Probe {
             containerd_version: self.containerd.borrow().clone(),
             outdated: self.outdated(),
         };
-        (Event::Healthy(facts), INTERVAL)
+        Asked { event: Event::Healthy(facts), pause: INTERVAL, in_time: true }
+    }
+}
+
+/// What a question came to.
+struct Asked {
+    event: Event,
+    /// How long to wait before the next.
+    pause: Duration,
+    /// Whether there was any answer, if only a bad one.
+    in_time: bool,
+}
+
+/// What a process does, by its state in proc(5).
+const fn doing(state: char) -> &'static str {
+    match state {
+        'R' => "it computes",
+        'S' => "it waits for something",
+        'D' => "it waits for a disk, or for another machine's",
+        'T' | 't' => "somebody has stopped it (SIGSTOP)",
+        'Z' | 'X' => "it has just ended",
+        _ => "it is not known what it does",
     }
 }
 

@@ -66,10 +66,10 @@ impl InitClient {
     }
 
     /// Replace parts under the containers; waits until the new ones are ready, however long that is.
-    pub async fn replace(&self, parts: &[Part]) -> Result<(), Error> {
+    pub async fn replace(&self, parts: &[Part], why: Option<&str>) -> Result<(), Error> {
         let exchange = async {
             let mut connection = open(&self.dir).await?;
-            connection.call_for_fds("Replace", json!({ "parts": parts })).await
+            connection.call_for_fds("Replace", json!({ "parts": parts, "why": why })).await
         };
         done(exchange.await, "the engine cannot be told to replace its parts")
     }

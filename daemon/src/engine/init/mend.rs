@@ -39,7 +39,7 @@ pub(super) struct Mending {
     /// Who is not ready again, and since when.
     lost: BTreeMap<Part, Instant>,
     /// Who is to end and be replaced, and has not ended yet; and why.
-    ending: BTreeMap<Part, &'static str>,
+    ending: BTreeMap<Part, String>,
     /// When the next one may be started, if it has to wait.
     pause: Option<Instant>,
     /// Who waits until nothing is lost.
@@ -120,12 +120,13 @@ impl Init {
 
     async fn start_again(&mut self, part: Part) -> Result<(), Interruption> {
         let started = match part {
-            Part::Containerd => parts::start_containerd(self).map_err(|error| error.to_string()),
+            Part::Containerd => parts::start_containerd(self),
             _ => {
                 self.clear_after_dockerd().await;
-                self.write_dockerd_config(None)
-                    .map_err(|error| error.message)
-                    .and_then(|()| parts::start_dockerd(self).map_err(|error| error.to_string()))
+                if let Err(error) = self.write_dockerd_config(None) {
+                    tracing::warn!("dockerd goes on by the configuration before: {error}");
+                }
+                parts::start_dockerd(self)
             }
         };
         match started {
@@ -179,7 +180,7 @@ impl Init {
     /// a new one looks, and is there sooner than the old one finds the new containerd.
     fn end_blind_dockerd(&mut self) {
         if let Some(dockerd) = &mut self.dockerd {
-            let why = "since it does not see what happens while containerd is away";
+            let why = "since it does not see what happens while containerd is away".to_owned();
             dockerd.due = Some(Instant::now() + END_TIMEOUT);
             dockerd.signal(Signal::SIGKILL);
             self.mending.ending.insert(Part::Dockerd, why);
@@ -276,6 +277,7 @@ impl Init {
     pub(super) fn replace(
         &mut self,
         parts: BTreeSet<Part>,
+        why: Option<String>,
         reply: oneshot::Sender<Result<(), Error>>,
     ) {
         let refusal = if self.status.borrow().stage != Stage::Ready {
@@ -292,7 +294,8 @@ impl Init {
             Some(error) => drop(reply.send(Err(error))),
             None => {
                 let there = parts.into_iter().filter(|it| !self.mending.lost.contains_key(it));
-                let ending = there.map(|part| (part, "to be replaced, as was asked"));
+                let why = why.unwrap_or_else(|| "to be replaced, as was asked".into());
+                let ending = there.map(|part| (part, why.clone()));
                 self.mending.ending.extend(ending.collect::<Vec<_>>());
                 self.mending.waiting.push(reply);
             }

@@ -56,6 +56,8 @@ pub enum Request {
     Replace {
         /// containerd, dockerd or both.
         parts: BTreeSet<Part>,
+        /// Why, if that is not just somebody's wish.
+        why: Option<String>,
         /// Where the answer goes.
         reply: oneshot::Sender<Result<(), Error>>,
     },
@@ -214,8 +216,8 @@ impl Init {
                 let _ = reply.send(self.reload());
                 Ok(None)
             }
-            Event::Asked(Request::Replace { parts, reply }) => {
-                self.replace(parts, reply);
+            Event::Asked(Request::Replace { parts, why, reply }) => {
+                self.replace(parts, why, reply);
                 Ok(None)
             }
             Event::Due => Ok(None),
