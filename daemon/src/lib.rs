@@ -16,6 +16,7 @@ pub mod plan;
 pub mod preflight;
 pub mod readiness;
 pub mod reasons;
+pub mod restart_policy;
 pub mod rootlesskit;
 pub mod run;
 pub mod signals;
