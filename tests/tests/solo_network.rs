@@ -280,6 +280,31 @@ fn that_cannot_be_replaced() {
     assert_eq!(user.state(), "running");
 }
 
+/// One that is dead before the engine is up is its death, as that of any part is then.
+#[test]
+fn that_dies_on_the_way_up() {
+    let user = User::new();
+    let network = user.script(
+        "bin/slirp4netns",
+        r#"case "$*" in *-help*) exec /usr/bin/slirp4netns "$@";; esac
+        [ -e ~/died ] && exec /usr/bin/slirp4netns "$@"
+        touch ~/died
+        printf 1 >&3
+        exit 3"#,
+    );
+    let bin = network.parent().unwrap().display();
+    user.configure(&format!(
+        "environment.PATH = \"{bin}:/usr/local/bin:/usr/bin:/bin\"\n\
+         engine.network.driver = \"slirp4netns\"\n"
+    ));
+    user.daemonize();
+    let mut watch = user.watch();
+    let status = watch.until(|status| status["state"] == "backoff");
+    let death = &status["deaths"][0];
+    assert_eq!((&death["part"], &death["exitCode"]), (&"network".into(), &3.into()), "{death}");
+    watch.until(|status| status["state"] == "running");
+}
+
 /// What the configuration asks for instead.
 #[test]
 fn that_is_not_to_be_replaced() {

@@ -42,9 +42,10 @@ impl Spec {
     }
 }
 
-/// A port that is published (`port.Status`).
+/// A port that is published.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct Published {
+#[serde(rename_all = "camelCase")]
+pub struct Status {
     /// The port driver's number of it.
     pub id: u64,
     /// What is published.
@@ -79,13 +80,18 @@ pub fn refused_in(line: &str) -> Option<u16> {
 }
 
 /// The ports that are published now.
-pub async fn published(socket: &Path) -> io::Result<Vec<Published>> {
+pub async fn published(socket: &Path) -> io::Result<Vec<Spec>> {
+    Ok(list(socket).await?.into_iter().map(|status| status.spec).collect())
+}
+
+/// The same, with their numbers.
+pub async fn list(socket: &Path) -> io::Result<Vec<Status>> {
     let answer = call(socket, Method::GET, PORTS, Bytes::new()).await?;
     if !answer.status.is_success() {
         // Such as a port driver without an API.
         return Ok(vec![]);
     }
-    let ports: Option<Vec<Published>> = serde_json::from_slice(&answer.body)?;
+    let ports: Option<Vec<Status>> = serde_json::from_slice(&answer.body)?;
     Ok(ports.unwrap_or_default())
 }
 

@@ -12,11 +12,7 @@ use tokio::{
 };
 
 use super::{Supervisor, handle::Reply};
-use crate::{
-    plan::Plan,
-    reasons::Code,
-    rootlesskit::port::{self, Published},
-};
+use crate::{plan::Plan, reasons::Code, rootlesskit::port};
 
 /// From here on no port needs a privilege, unless the machine's owner said otherwise.
 const UNPRIVILEGED: u16 = 1024;
@@ -176,14 +172,14 @@ fn granted_late(port: Port) -> Reason {
 }
 
 async fn list(plan: &Plan, granted: &BTreeSet<Port>) -> Result<Vec<PublishedPort>, Error> {
-    let published = port::published(&plan.rootlesskit_socket()).await.map_err(|error| {
+    let specs = port::published(&plan.rootlesskit_socket()).await.map_err(|error| {
         let text = format!("RootlessKit does not tell which ports are published: {error}");
         Error::new(ErrorKind::System, text)
     })?;
     let start = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
     let start = start.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(UNPRIVILEGED);
     let capable = plan.rootlesskit.first().is_some_and(|program| has_capability(program.as_ref()));
-    let described = published.into_iter().filter_map(|Published { spec, .. }| {
+    let described = specs.into_iter().filter_map(|spec| {
         let port = spec.port()?;
         Some(PublishedPort {
             port,

@@ -7,7 +7,6 @@
 //! [incidents](super::incidents). The dead one stays a zombie of RootlessKit's, which waits for it
 //! at its own end only.
 
-mod pace;
 mod ports;
 mod successor;
 
@@ -31,10 +30,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use self::{
-    pace::Losses,
-    successor::{READY_FD, Ready, Successor, successor},
-};
+use self::successor::{READY_FD, Ready, Successor, successor};
 use super::{
     dir::EngineDir,
     exec,
@@ -46,6 +42,7 @@ use super::{
 use crate::{
     config::OnLoss,
     plan::Plan,
+    restart_policy::RestartPolicy,
     sys::{
         children::{self, Exit},
         clock, files,
@@ -58,6 +55,14 @@ const LASTING: [&str; 3] = ["slirp4netns", "pasta", "vpnkit"];
 /// Whatever ends RootlessKit ends its helper with it, and either can be the first. This is how long
 /// the other may take.
 const GRACE: Duration = Duration::from_millis(20);
+/// How fast a helper is replaced that dies again and again, or cannot be started. After too many
+/// losses that is tried again when they do not count any more.
+const PACE: RestartPolicy = RestartPolicy {
+    limit: 9,
+    window: Duration::from_secs(60),
+    delay: Duration::from_millis(10),
+    max_delay: Duration::from_secs(60),
+};
 /// How long a helper may take to get ready; tens of milliseconds are usual.
 const READY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -80,7 +85,7 @@ pub async fn guard(
         program,
         rootlesskit: rootlesskit.as_raw().unsigned_abs(),
         exits,
-        losses: Losses::default(),
+        losses: vec![],
     };
     guard.run().await
 }
@@ -91,7 +96,8 @@ struct Guard<'a> {
     program: &'a Path,
     rootlesskit: u32,
     exits: UnboundedReceiver<Exit>,
-    losses: Losses,
+    /// Those of the last minute, in CLOCK_BOOTTIME since boot.
+    losses: Vec<Duration>,
 }
 
 /// A helper that runs, or did a moment ago.
@@ -115,7 +121,7 @@ impl Guard<'_> {
     async fn run(mut self) -> Death {
         // Written once the network is connected.
         files::appeared(&self.child_pid()).await;
-        let Some((mut running, successor)) = self.find() else {
+        let Some((mut running, line)) = self.find() else {
             tracing::warn!(
                 rootlessd_part = Part::Network.as_str(),
                 "no {} of RootlessKit's is found, so it is not watched",
@@ -123,16 +129,25 @@ impl Guard<'_> {
             );
             return pending().await;
         };
+        let Plan { network_driver, port_driver, network_on_loss, .. } = self.plan;
+        let successor =
+            successor(network_driver, port_driver, self.program, &line, &self.pid_file());
         loop {
-            let death = self.death_of(&mut running).await;
+            let mut death = self.death_of(&mut running).await;
             let lost = Instant::now();
             if self.is_ending().await {
                 return pending().await;
             }
+            // It died on the way up, before it could be asked for its arguments: so does the engine.
+            if line.is_empty() {
+                return death;
+            }
             tracing::warn!(rootlessd_part = Part::Network.as_str(), "{}", death.text);
-            match (self.plan.network_on_loss, &successor) {
+            match (network_on_loss, &successor) {
                 (OnLoss::Restart, _) => return death,
                 (OnLoss::Heal, Ok(successor)) => {
+                    // They are in the log, and the file is in memory for as long as the engine lives.
+                    death.log.clear();
                     self.tell(&Incident::Lost(death));
                     running = self.replace(successor).await;
                     let took = u64::try_from(lost.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -140,8 +155,7 @@ impl Guard<'_> {
                     self.tell(&Incident::Replaced { part: Part::Network, at, took });
                     tracing::info!(
                         rootlessd_part = Part::Network.as_str(),
-                        "{} was replaced after {} ms",
-                        self.plan.network_driver,
+                        "{network_driver} was replaced after {} ms",
                         took / 1000
                     );
                 }
@@ -157,27 +171,18 @@ impl Guard<'_> {
         }
     }
 
-    /// The helper that RootlessKit started, and how its successor is started.
-    fn find(&self) -> Option<(Running, Result<Successor, String>)> {
+    /// The helper that RootlessKit started, and its command line: empty if it is dead.
+    fn find(&self) -> Option<(Running, Vec<String>)> {
         let shim = std::process::id();
         let pid = processes::network_helper(self.rootlesskit, shim)?;
         let process = Process::open(pid).ok()?;
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let line: Vec<_> = line
-            .strip_suffix(&[0])
-            .unwrap_or_default()
-            .split(|&byte| byte == 0)
-            .map(|word| String::from_utf8_lossy(word).into_owned())
-            .collect();
-        let successor = if line.is_empty() {
-            Err("it was dead before it could be asked for its arguments".to_owned())
-        } else {
-            let Plan { network_driver, port_driver, .. } = self.plan;
-            successor(network_driver, port_driver, self.program, &line, &self.pid_file())
-        };
+        let words = line.strip_suffix(&[0]).map(|line| line.split(|&byte| byte == 0));
+        let words = words.into_iter().flatten().map(|word| String::from_utf8_lossy(word).into());
         // A pasta that went to the background is an orphan of RootlessKit's.
         let is_child = Stat::of(pid)?.parent == shim;
-        Some((Running { process, is_child, lines: None, tail: Tail::default() }, successor))
+        let running = Running { process, is_child, lines: None, tail: Tail::default() };
+        Some((running, words.collect()))
     }
 
     /// Wait for a helper's death: how it died.
@@ -214,14 +219,12 @@ impl Guard<'_> {
     async fn replace(&mut self, successor: &Successor) -> Running {
         let mut missed = None;
         loop {
-            let pace = self.losses.add(clock::now_boottime());
-            if let Some(count) = pace.too_many
-                && missed.is_none()
-            {
-                missed = Some(format!("it was lost {count} times within a minute"));
+            let delay = PACE.count(&mut self.losses, clock::now_boottime());
+            if delay.is_none() && missed.is_none() {
+                missed = Some(format!("it was lost {} times within a minute", PACE.limit));
                 self.miss_for_now(missed.as_deref());
             }
-            sleep(pace.delay).await;
+            sleep(delay.unwrap_or(PACE.window)).await;
             match self.start(successor).await {
                 Ok(running) => return running,
                 Err(error) => {

@@ -13,7 +13,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::rootlesskit::port::{self, Published};
+use crate::rootlesskit::port::{self, Status};
 
 /// slirp4netns answers at once.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -21,7 +21,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Publish again what RootlessKit, asked at `rootlesskit`, has published through the slirp4netns
 /// whose API is at `api`. An error says which ports stay unpublished, and why.
 pub async fn restore(rootlesskit: &Path, api: &Path) -> io::Result<()> {
-    let mut published = port::published(rootlesskit).await?;
+    let mut published = port::list(rootlesskit).await?;
     published.sort_by_key(|port| port.id);
     let mut failed = vec![];
     for port in published {
@@ -34,7 +34,7 @@ pub async fn restore(rootlesskit: &Path, api: &Path) -> io::Result<()> {
 
 /// Publish a port under its number. slirp4netns counts, and ports that are not there any more had
 /// numbers as well.
-async fn add(api: &Path, port: &Published) -> io::Result<()> {
+async fn add(api: &Path, port: &Status) -> io::Result<()> {
     let spec = &port.spec;
     let request = json!({
         "execute": "add_hostfwd",
@@ -130,7 +130,7 @@ mod tests {
                 "proto": "tcp4", "parentIP": "127.0.0.1", "parentPort": port,
                 "childIP": "10.0.2.100", "childPort": port,
             });
-            Published { id, spec: serde_json::from_value(spec).unwrap() }
+            Status { id, spec: serde_json::from_value(spec).unwrap() }
         };
         let publish = async {
             add(&api, &spec(2, 8080)).await.unwrap();
