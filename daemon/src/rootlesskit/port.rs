@@ -99,7 +99,7 @@ pub async fn list(socket: &Path) -> io::Result<Vec<Status>> {
 /// numbers them from 1. How many it were.
 pub async fn take_back(socket: &Path, own: u64) -> io::Result<usize> {
     let mut taken = 0;
-    for Published { id, .. } in published(socket).await?.into_iter().filter(|it| it.id > own) {
+    for Status { id, .. } in list(socket).await?.into_iter().filter(|status| status.id > own) {
         let answer = call(socket, Method::DELETE, &format!("{PORTS}/{id}"), Bytes::new()).await?;
         // One that is gone meanwhile is what was wanted.
         if answer.status.is_success() {
