@@ -265,7 +265,11 @@ impl User {
     /// Run a container that serves a page, and wait for the page: its id and port.
     #[track_caller]
     pub fn serve_page(&self, more: &str) -> (String, u16) {
-        let id = self.docker(&format!("run -d --init {more} -p 127.0.0.1::80 {IMAGE}")).ok();
+        // Ports of its own: Docker would give each user the same, and one that is published again
+        // after its dockerd died could have become another's.
+        let first = 16_384 + self.uid % 1000 * 16;
+        let ports = format!("127.0.0.1:{first}-{}:80", first + 15);
+        let id = self.docker(&format!("run -d --init {more} -p {ports} {IMAGE}")).ok();
         let port = self.port(&id);
         wait_for("the container's page", SOON, || page(port));
         (id, port)

@@ -277,7 +277,7 @@ fn that_cannot_be_replaced() {
     fs::set_permissions(&network, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     assert!(fetches(&user, &container, SOON));
     assert_eq!(incidents(&user).last().unwrap()["replaced"]["part"], "network");
-    user.wait_state("running");
+    user.watch().until(|status| status["state"] == "running");
 }
 
 /// One that is dead before the engine is up is its death, as that of any part is then.
