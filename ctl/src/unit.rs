@@ -87,8 +87,8 @@ async fn is_back(supervisor: &Supervisor) -> bool {
     true
 }
 
-/// A start that is under way: its job, and the status after it.
-type Start = JoinHandle<Result<(Job, Status), ClientError>>;
+/// A start that is under way.
+type Start = JoinHandle<Result<Job, ClientError>>;
 
 #[derive(Default)]
 struct Unit {
@@ -100,35 +100,35 @@ struct Unit {
 }
 
 impl Unit {
-    /// Live through one connection.
+    /// Follow the engine until it does not run and is not on its way, or rootlessd goes away.
     async fn live(&mut self, supervisor: &Supervisor) -> Result<Exit, Failure> {
         self.start = if self.ready || self.follows { None } else { start(supervisor).await? };
-        let watch = supervisor.connect().await?.watch().await?;
-        self.follow(watch).await
-    }
-
-    /// Follow the status until the engine does not run and is not on its way.
-    async fn follow(&mut self, mut watch: Watch) -> Result<Exit, Failure> {
+        let mut watch = supervisor.connect().await?.watch().await?;
         let mut now = watch.next().await?;
         loop {
             if let Some(ended) = self.take(&now) {
                 return ended;
             }
-            now = self.next(&mut watch).await?;
+            now = self.next(supervisor, &mut watch).await?;
         }
     }
 
     /// The next status, or the one after the start when that is over.
-    async fn next(&mut self, watch: &mut Watch) -> Result<Status, Failure> {
+    async fn next(
+        &mut self,
+        supervisor: &Supervisor,
+        watch: &mut Watch,
+    ) -> Result<Status, Failure> {
         let Some(start) = &mut self.start else { return Ok(watch.next().await?) };
         tokio::select! {
             status = watch.next() => Ok(status?),
             ended = start => {
                 self.start = None;
                 // A task that is lost was lost with the runtime.
-                let (job, status) = ended.map_err(|_| Failure::Closed)??;
-                self.refusal = job.error;
-                Ok(status)
+                self.refusal = ended.map_err(|_| Failure::Closed)??.error;
+                // What was watched so far may be from before the start.
+                *watch = supervisor.connect().await?.watch().await?;
+                Ok(watch.next().await?)
             }
         }
     }
@@ -175,11 +175,7 @@ async fn start(supervisor: &Supervisor) -> Result<Option<Start>, Failure> {
     }
     let options = JobOptions::default();
     let job = supervisor.answer(client.request(JobKind::Start, &options)).await?;
-    Ok(Some(tokio::spawn(async move {
-        let job = client.wait_job(job.id).await?;
-        let status = client.status().await?;
-        Ok((job, status))
-    })))
+    Ok(Some(tokio::spawn(async move { client.wait_job(job.id).await })))
 }
 
 /// Tell systemd, where it listens. Started by hand, nobody does, and that is no failure.
