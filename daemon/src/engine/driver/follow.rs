@@ -6,7 +6,7 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use rootlessd_api::{Error, ErrorKind, Part, Phase, Port};
+use rootlessd_api::{Error, Part, Phase, Port};
 use tokio::{
     process::Child,
     sync::{mpsc, oneshot},
@@ -18,6 +18,7 @@ use super::{
     Command, Event, World,
     idle::{Verdict, Watcher},
     probe::Probe,
+    replacement, takeover,
 };
 use crate::{
     engine::{
@@ -28,7 +29,6 @@ use crate::{
         },
         processes, shim,
     },
-    helper::Helper,
     plan::Plan,
     sockets,
     sys::{self, clock, files, process::Process},
@@ -41,8 +41,6 @@ const STOP_GRACE: Duration = Duration::from_secs(3);
 const YOUNG_GRACE: Duration = Duration::from_secs(2);
 /// The first version of the protocol whose engine-init reads the plan again when it reloads.
 const READS_PLANS: u32 = 2;
-/// The first version whose engine-init replaces parts.
-const REPLACES: u32 = 3;
 /// What an engine that is killed may take to be gone.
 const KILL_GRACE: Duration = Duration::from_secs(5);
 
@@ -226,8 +224,12 @@ impl<'a> Followed<'a> {
             if self.engine.child.is_none() {
                 let ours = sockets::inode(&self.world.listener);
                 let events = self.world.events.clone();
-                self.asking.spawn_local(compare_sockets(self.init_client(), ours, events.clone()));
-                self.asking.spawn_local(tell_granted(self.world.helper.clone(), events));
+                self.asking.spawn_local(takeover::compare_sockets(
+                    self.init_client(),
+                    ours,
+                    events.clone(),
+                ));
+                self.asking.spawn_local(takeover::tell_granted(self.world.helper.clone(), events));
             }
         } else if status.stage != Stage::Ready && status.phase != self.phase {
             self.enter(status.phase).await;
@@ -319,7 +321,7 @@ impl<'a> Followed<'a> {
         let (init, probe, events) =
             (self.init_client(), self.probe.clone(), self.world.events.clone());
         self.replacing.spawn_local(async move {
-            let replaced = replace(&init, &probe, only_new).await;
+            let replaced = replacement::replace(&init, &probe, only_new).await;
             // A supervisor that left does not need to know.
             let _ = events.send(Event::Replaced(replaced)).await;
         });
@@ -384,38 +386,6 @@ impl<'a> Followed<'a> {
     }
 }
 
-/// Replace both parts, or those of which there is a new file, and wait until dockerd is well: which
-/// they were.
-async fn replace(init: &InitClient, probe: &Probe, only_new: bool) -> Result<Vec<Part>, Error> {
-    // It may just have been taken over.
-    probe.learned().await;
-    if probe.init().protocol < REPLACES {
-        return Err(too_old());
-    }
-    let parts = match only_new {
-        false => vec![Part::Containerd, Part::Dockerd],
-        true => match probe.outdated() {
-            none if none.is_empty() => return Ok(none),
-            // dockerd takes longer to find a containerd that comes later than to start.
-            _ if probe.outdated().contains(&Part::Containerd) => {
-                vec![Part::Containerd, Part::Dockerd]
-            }
-            dockerd => dockerd,
-        },
-    };
-    probe.keep_silent(true);
-    let replaced = init.replace(&parts, None).await;
-    probe.keep_silent(false);
-    replaced?;
-    probe.until_healthy().await;
-    Ok(parts)
-}
-
-fn too_old() -> Error {
-    let text = "the engine was started by an older rootlessd, whose engine-init replaces nothing";
-    Error::new(ErrorKind::Unsupported, text).with_remedy("rootlessctl restart")
-}
-
 async fn next_of(incidents: &mut Option<Incidents>) -> Vec<Incident> {
     let Some(following) = incidents else { return pending().await };
     match following.next().await {
@@ -424,23 +394,5 @@ async fn next_of(incidents: &mut Option<Incidents>) -> Vec<Incident> {
             *incidents = None;
             pending().await
         }
-    }
-}
-
-/// Tell what the user was granted, for an engine that has it already.
-async fn tell_granted(helper: Helper, events: mpsc::Sender<Event>) {
-    if let Ok(ports) = helper.granted().await {
-        // A supervisor that left does not need to know.
-        let _ = events.send(Event::Granted(ports)).await;
-    }
-}
-
-/// Tell if an engine that was taken over serves another socket than we have, as it is when systemd
-/// made `rootlessd.socket` anew: nobody reaches it then.
-async fn compare_sockets(init: InitClient, ours: Option<u64>, events: mpsc::Sender<Event>) {
-    let theirs = init.listener().await.and_then(|listener| sockets::inode(&listener));
-    if theirs.is_some() && theirs != ours {
-        // A supervisor that left does not need to know.
-        let _ = events.send(Event::OutOfReach).await;
     }
 }

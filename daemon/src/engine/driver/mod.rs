@@ -7,6 +7,8 @@
 mod follow;
 mod idle;
 mod probe;
+mod replacement;
+mod takeover;
 mod world;
 
 use std::{collections::BTreeSet, os::fd::OwnedFd, time::Duration};

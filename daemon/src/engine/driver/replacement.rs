@@ -1,0 +1,45 @@
+//! containerd and dockerd replaced under the containers, because somebody wants it.
+
+use rootlessd_api::{Error, ErrorKind, Part};
+
+use super::probe::Probe;
+use crate::engine::init::client::InitClient;
+
+/// The first version of the protocol whose engine-init replaces parts.
+const REPLACES: u32 = 3;
+
+/// Replace both parts, or those of which there is a new file, and wait until dockerd is well: which
+/// they were.
+pub(super) async fn replace(
+    init: &InitClient,
+    probe: &Probe,
+    only_new: bool,
+) -> Result<Vec<Part>, Error> {
+    // It may just have been taken over.
+    probe.learned().await;
+    if probe.init().protocol < REPLACES {
+        return Err(too_old());
+    }
+    let parts = match only_new {
+        false => vec![Part::Containerd, Part::Dockerd],
+        true => match probe.outdated() {
+            none if none.is_empty() => return Ok(none),
+            // dockerd takes longer to find a containerd that comes later than to start.
+            _ if probe.outdated().contains(&Part::Containerd) => {
+                vec![Part::Containerd, Part::Dockerd]
+            }
+            dockerd => dockerd,
+        },
+    };
+    probe.keep_silent(true);
+    let replaced = init.replace(&parts, None).await;
+    probe.keep_silent(false);
+    replaced?;
+    probe.until_healthy().await;
+    Ok(parts)
+}
+
+fn too_old() -> Error {
+    let text = "the engine was started by an older rootlessd, whose engine-init replaces nothing";
+    Error::new(ErrorKind::Unsupported, text).with_remedy("rootlessctl restart")
+}
