@@ -1,6 +1,12 @@
 //! The engine's processes, found from its first one down, the same way with and without cgroups.
 
-use std::{collections::HashMap, fs};
+use std::{
+    collections::HashMap,
+    fs,
+    num::NonZero,
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    thread,
+};
 
 use rootlessd_api::{Part, Process};
 
@@ -15,11 +21,12 @@ pub fn list(shim: Option<u32>) -> Vec<Process> {
     if let Some(shim) = shim {
         found.extend(tree(shim, &table()));
     }
+    let memories = memories(&found);
     found
         .into_iter()
-        .filter_map(|(pid, part)| {
-            let name = Stat::of(pid)?.name;
-            Some(Process { part, pid, name, memory: memory(pid) })
+        .zip(memories)
+        .filter_map(|((pid, part), memory)| {
+            Some(Process { part, pid, name: Stat::of(pid)?.name, memory })
         })
         .collect()
 }
@@ -112,6 +119,30 @@ fn is_network(name: &str) -> bool {
 
 fn is_rootlesskit(name: &str) -> bool {
     name.starts_with("rootlesskit") || name.starts_with("docker-rootless")
+}
+
+/// What each of them takes. The kernel looks at all their pages for it, which for dockerd takes
+/// longer than everything else that a status takes: so each processor looks at some.
+fn memories(processes: &[(u32, Part)]) -> Vec<u64> {
+    let memories: Vec<_> = processes.iter().map(|_| AtomicU64::new(0)).collect();
+    let next = AtomicUsize::new(0);
+    let look = || {
+        loop {
+            let next = next.fetch_add(1, Relaxed);
+            let Some((&(pid, _), of_it)) = processes.get(next).zip(memories.get(next)) else {
+                return;
+            };
+            of_it.store(memory(pid), Relaxed);
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 1..thread::available_parallelism().map_or(1, NonZero::get).min(processes.len()) {
+            // Where there is no thread to be had, this one does it.
+            let _ = thread::Builder::new().spawn_scoped(scope, look);
+        }
+        look();
+    });
+    memories.into_iter().map(AtomicU64::into_inner).collect()
 }
 
 /// What a process takes: its share of memory, else what is resident, else 0.
