@@ -1,12 +1,6 @@
 //! The engine's processes, found from its first one down, the same way with and without cgroups.
 
-use std::{
-    collections::HashMap,
-    fs,
-    num::NonZero,
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
-    thread,
-};
+use std::{collections::HashMap, fs};
 
 use rootlessd_api::{Part, Process};
 
@@ -15,20 +9,41 @@ use crate::sys::process::{self, Stat};
 /// The programs that connect a network namespace; pasta has variants for processors.
 const NETWORK: [&str; 4] = ["slirp4netns", "pasta", "vpnkit", "lxc-user-nic"];
 
-/// rootlessd itself and every process of the engine below `shim`, without what runs in containers.
-pub fn list(shim: Option<u32>) -> Vec<Process> {
-    let mut found = vec![(std::process::id(), Part::Supervisor)];
-    if let Some(shim) = shim {
-        found.extend(tree(shim, &table()));
+/// The processes, and what is known of them from the last time that somebody asked.
+///
+/// For a process's share of memory the kernel looks at all of its pages, which for dockerd takes
+/// longer than all else that a status takes. So it is asked anew only about those whose resident size
+/// has changed.
+#[derive(Debug, Default)]
+pub struct Processes {
+    memory: HashMap<u32, Memory>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Memory {
+    start_time: u64,
+    resident: u64,
+    /// In bytes.
+    share: u64,
+}
+
+impl Processes {
+    /// rootlessd itself and every process of the engine below `shim`, without what runs in containers.
+    pub fn list(&mut self, shim: Option<u32>) -> Vec<Process> {
+        let mut found = vec![(std::process::id(), Part::Supervisor)];
+        if let Some(shim) = shim {
+            found.extend(tree(shim, &table()));
+        }
+        let known = std::mem::take(&mut self.memory);
+        let mut describe = |(pid, part)| {
+            let Stat { name, start_time, resident, .. } = Stat::of(pid)?;
+            let is_same = |it: &&Memory| (it.start_time, it.resident) == (start_time, resident);
+            let share = known.get(&pid).filter(is_same).map_or_else(|| memory(pid), |it| it.share);
+            self.memory.insert(pid, Memory { start_time, resident, share });
+            Some(Process { part, pid, name, memory: share })
+        };
+        found.into_iter().filter_map(&mut describe).collect()
     }
-    let memories = memories(&found);
-    found
-        .into_iter()
-        .zip(memories)
-        .filter_map(|((pid, part), memory)| {
-            Some(Process { part, pid, name: Stat::of(pid)?.name, memory })
-        })
-        .collect()
 }
 
 /// RootlessKit's first process, the child of `shim` that is not an orphan.
@@ -121,30 +136,6 @@ fn is_rootlesskit(name: &str) -> bool {
     name.starts_with("rootlesskit") || name.starts_with("docker-rootless")
 }
 
-/// What each of them takes. The kernel looks at all their pages for it, which for dockerd takes
-/// longer than everything else that a status takes: so each processor looks at some.
-fn memories(processes: &[(u32, Part)]) -> Vec<u64> {
-    let memories: Vec<_> = processes.iter().map(|_| AtomicU64::new(0)).collect();
-    let next = AtomicUsize::new(0);
-    let look = || {
-        loop {
-            let next = next.fetch_add(1, Relaxed);
-            let Some((&(pid, _), of_it)) = processes.get(next).zip(memories.get(next)) else {
-                return;
-            };
-            of_it.store(memory(pid), Relaxed);
-        }
-    };
-    thread::scope(|scope| {
-        for _ in 1..thread::available_parallelism().map_or(1, NonZero::get).min(processes.len()) {
-            // Where there is no thread to be had, this one does it.
-            let _ = thread::Builder::new().spawn_scoped(scope, look);
-        }
-        look();
-    });
-    memories.into_iter().map(AtomicU64::into_inner).collect()
-}
-
 /// What a process takes: its share of memory, else what is resident, else 0.
 fn memory(pid: u32) -> u64 {
     let field = |file: &str, key: &str| -> Option<u64> {
@@ -157,6 +148,11 @@ fn memory(pid: u32) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::{Read, Write},
+        process::{Command, Stdio},
+    };
+
     use super::*;
 
     #[test]
@@ -193,12 +189,40 @@ mod tests {
         let table = rows
             .iter()
             .map(|&(pid, parent, name, _)| {
-                (pid, Stat { name: name.into(), state: 'S', parent, start_time: 0 })
+                let name = name.into();
+                (pid, Stat { name, state: 'S', parent, start_time: 0, resident: 0 })
             })
             .collect();
         let found: HashMap<_, _> = tree(10, &table).into_iter().collect();
         for &(pid, _, name, part) in rows {
             assert_eq!(found.get(&pid).copied(), part, "{name}");
         }
+    }
+
+    #[test]
+    fn who_has_as_much_memory_as_before_is_not_looked_at_again() {
+        // It has all it needs once it has answered.
+        let mut child =
+            Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("cat");
+        child.stdin.as_mut().expect("a pipe").write_all(b"1").expect("an open pipe");
+        child.stdout.as_mut().expect("a pipe").read_exact(&mut [0]).expect("an echo");
+        let pid = child.id();
+        let mut processes = Processes::default();
+        let mut list = |share: Option<u64>, resident: u64| {
+            if let Some(known) = processes.memory.get_mut(&pid) {
+                known.share = share.unwrap_or(known.share);
+                known.resident += resident;
+            }
+            let list = processes.list(Some(pid));
+            list.iter().find(|process| process.pid == pid).expect("the child").memory
+        };
+        let memory = list(None, 0);
+        assert!(memory > 1024);
+        assert_eq!(list(Some(1), 0), 1);
+        assert_eq!(list(Some(1), 1), memory);
+        drop(child.stdin.take());
+        child.wait().expect("its end");
+        assert_eq!(processes.list(None).len(), 1);
+        assert_eq!(processes.memory.len(), 1);
     }
 }

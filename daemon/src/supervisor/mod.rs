@@ -2,6 +2,7 @@
 //! [`handle`], events by the [engine's channel](crate::engine::driver); the [`machine`] decides,
 //! and [`Supervisor::publish`] is the one place where the world is told.
 
+mod deaths;
 pub mod handle;
 mod jobs;
 pub mod machine;
@@ -15,7 +16,7 @@ mod status;
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::OptionFuture;
-use rootlessd_api::{Death, Error, ErrorKind, JobResult, Part, Phase, Process, Reason, Status};
+use rootlessd_api::{Death, Error, ErrorKind, JobResult, Phase, Process, Reason, Status};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
@@ -32,7 +33,7 @@ use self::{
 };
 use crate::{
     config::{Loaded, Reader},
-    engine::{driver, shim},
+    engine::{driver, processes::Processes},
     helper::Helper,
     sys::clock::{self, Alarm},
 };
@@ -93,7 +94,9 @@ pub struct Supervisor {
     ending: bool,
     /// Who waits for a status with processes, and the list that is being made for all of them.
     asking: Vec<oneshot::Sender<Status>>,
-    listing: OptionFuture<JoinHandle<Vec<Process>>>,
+    listing: OptionFuture<JoinHandle<(Processes, Vec<Process>)>>,
+    /// What is known of them, unless such a list is being made.
+    processes: Processes,
     /// Who waits for the next reload, and the one that is at work.
     reloads: Vec<Reply<()>>,
     reloading: Option<reload::Work>,
@@ -115,6 +118,7 @@ impl Supervisor {
             ending: false,
             asking: vec![],
             listing: None.into(),
+            processes: Processes::default(),
             reloads: vec![],
             reloading: None,
         }
@@ -181,7 +185,7 @@ impl Supervisor {
                 self.perform(&[Effect::Start]);
             }
             (Life::Starting(_) | Life::Running | Life::Degraded, Nothing(death)) => {
-                self.bury(death.unwrap_or_else(unseen_death));
+                self.bury(death.unwrap_or_else(deaths::unseen_death));
                 self.step(machine::Event::Died);
             }
             (Life::Backoff, Nothing(_)) => {
@@ -262,7 +266,7 @@ impl Supervisor {
             E::Incidents(incidents) => self.learn_incidents(incidents),
             E::Replaced(result) => self.take_replacement(result),
             E::PortAsked { port, reply } => self.ask_for_port(port, reply),
-            E::Gone => self.lose_engine(machine::Event::Gone, stranger_stop()),
+            E::Gone => self.lose_engine(machine::Event::Gone, deaths::stranger_stop()),
             E::Died(death) => self.lose_engine(machine::Event::Died, death),
         }
     }
@@ -274,7 +278,7 @@ impl Supervisor {
             Life::Stopping(..) => {}
             _ => {
                 let containers = self.engine.facts.as_ref().map(|it| it.info.containers_running);
-                death.text += &casualties(containers.unwrap_or_default());
+                death.text += &deaths::casualties(containers.unwrap_or_default());
                 self.bury(death);
             }
         }
@@ -377,25 +381,6 @@ impl Supervisor {
     fn stop_timeout(&self) -> Duration {
         self.links.loaded.borrow().config.engine.stop_timeout
     }
-}
-
-/// What else is lost with an engine in which so many containers ran.
-fn casualties(containers: u32) -> String {
-    match containers {
-        0 => String::new(),
-        1 => "; the container that ran ended with it".to_owned(),
-        count => format!("; the {count} containers that ran ended with it"),
-    }
-}
-
-fn unseen_death() -> Death {
-    let text = "it died while no rootlessd was there to see it".to_owned();
-    shim::death(Part::Shim, None, text, vec![])
-}
-
-fn stranger_stop() -> Death {
-    let text = "it was stopped in order, and not through rootlessd".to_owned();
-    shim::death(Part::Rootlesskit, None, text, vec![])
 }
 
 fn out_of_time() -> Error {

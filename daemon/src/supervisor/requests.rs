@@ -12,7 +12,7 @@ use super::{
     machine::{self, Life},
     memory::Demand,
 };
-use crate::{engine::processes, sys::clock};
+use crate::{engine::processes::Processes, sys::clock};
 
 impl Supervisor {
     /// Do what is asked for, and answer.
@@ -106,15 +106,21 @@ impl Supervisor {
     fn tell_status(&mut self, reply: oneshot::Sender<Status>) {
         if self.asking.is_empty() {
             let shim = self.engine.shim;
-            self.listing = Some(spawn_blocking(move || processes::list(shim))).into();
+            let mut processes = std::mem::take(&mut self.processes);
+            self.listing = Some(spawn_blocking(move || {
+                let list = processes.list(shim);
+                (processes, list)
+            }))
+            .into();
         }
         self.asking.push(reply);
     }
 
     /// Answer them.
-    pub(super) fn answer_asking(&mut self, processes: Vec<Process>) {
+    pub(super) fn answer_asking(&mut self, (processes, list): (Processes, Vec<Process>)) {
         self.listing = None.into();
-        let status = Status { processes, ..self.status() };
+        self.processes = processes;
+        let status = Status { processes: list, ..self.status() };
         for reply in self.asking.drain(..) {
             // Whoever stopped waiting needs no answer.
             let _ = reply.send(status.clone());

@@ -34,6 +34,8 @@ pub struct Stat {
     pub parent: u32,
     /// When it started, in clock ticks since boot.
     pub start_time: u64,
+    /// What of it is resident, in pages.
+    pub resident: u64,
 }
 
 impl Stat {
@@ -51,6 +53,7 @@ impl Stat {
             state: fields.first()?.chars().next()?,
             parent: fields.get(1)?.parse().ok()?,
             start_time: fields.get(19)?.parse().ok()?,
+            resident: fields.get(21)?.parse().ok()?,
         })
     }
 }
@@ -133,8 +136,9 @@ mod tests {
 
     #[test]
     fn stat_with_parentheses_in_the_name() {
-        let rest = "S 7 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 9 9";
-        let stat = Stat { name: "a (b) c".into(), state: 'S', parent: 7, start_time: 4242 };
+        let rest = "S 7 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 8 9 7";
+        let name = "a (b) c".into();
+        let stat = Stat { name, state: 'S', parent: 7, start_time: 4242, resident: 9 };
         assert_eq!(Stat::parse(&format!("12 (a (b) c) {rest}")), Some(stat));
         for bad in ["", "12 (x", "12 (x) S", "12 (x) S y"] {
             assert_eq!(Stat::parse(bad), None, "{bad:?}");

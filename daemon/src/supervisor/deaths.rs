@@ -1,0 +1,24 @@
+//! What is said of a death beyond what the engine itself wrote down.
+
+use rootlessd_api::{Death, Part};
+
+use crate::engine::shim;
+
+/// What else is lost with an engine in which so many containers ran.
+pub(super) fn casualties(containers: u32) -> String {
+    match containers {
+        0 => String::new(),
+        1 => "; the container that ran ended with it".to_owned(),
+        count => format!("; the {count} containers that ran ended with it"),
+    }
+}
+
+pub(super) fn unseen_death() -> Death {
+    let text = "it died while no rootlessd was there to see it".to_owned();
+    shim::death(Part::Shim, None, text, vec![])
+}
+
+pub(super) fn stranger_stop() -> Death {
+    let text = "it was stopped in order, and not through rootlessd".to_owned();
+    shim::death(Part::Rootlesskit, None, text, vec![])
+}
