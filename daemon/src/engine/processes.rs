@@ -216,10 +216,9 @@ mod tests {
             let list = processes.list(Some(pid));
             list.iter().find(|process| process.pid == pid).expect("the child").memory
         };
-        let memory = list(None, 0);
-        assert!(memory > 1024);
+        assert!(list(None, 0) > 1024);
         assert_eq!(list(Some(1), 0), 1);
-        assert_eq!(list(Some(1), 1), memory);
+        assert!(list(Some(1), 1) > 1024);
         drop(child.stdin.take());
         child.wait().expect("its end");
         assert_eq!(processes.list(None).len(), 1);

@@ -220,7 +220,7 @@ mod tests {
             self.machine.write(&at("comm"), &format!("{comm}\n"));
             self.machine.write(&at("cgroup"), cgroup);
             self.machine
-                .write(&at("stat"), &format!("{pid} (a) b) S {parent}{}\n", " 1".repeat(18)));
+                .write(&at("stat"), &format!("{pid} (a) b) S {parent}{}\n", " 1".repeat(50)));
         }
 
         fn lock(&self, directory: &Path, pid: u32) {
