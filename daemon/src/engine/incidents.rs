@@ -45,6 +45,13 @@ pub enum Incident {
 }
 
 impl Incident {
+    /// The loss of a part. What it wrote last is in the log, and the file of incidents in memory for
+    /// as long as the engine lives.
+    pub fn lost(mut death: Death) -> Self {
+        death.log.clear();
+        Self::Lost(death)
+    }
+
     /// The part that it is about.
     pub const fn part(&self) -> Part {
         match self {

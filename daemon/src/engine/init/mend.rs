@@ -210,13 +210,11 @@ impl Init {
         Ok(())
     }
 
-    fn note_loss(&mut self, mut death: Death) {
+    fn note_loss(&mut self, death: Death) {
         let part = death.part;
-        // They are in the log, and the file is in memory for as long as the engine lives.
-        death.log.clear();
         tracing::warn!(rootlessd_part = part.as_str(), "{}; it is replaced", death.text);
         self.mending.lost.entry(part).or_insert_with(Instant::now);
-        self.note(&Incident::Lost(death));
+        self.note(&Incident::lost(death));
         self.tell_parts();
     }
 

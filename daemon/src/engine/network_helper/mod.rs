@@ -133,7 +133,7 @@ impl Guard<'_> {
         let successor =
             successor(network_driver, port_driver, self.program, &line, &self.pid_file());
         loop {
-            let mut death = self.death_of(&mut running).await;
+            let death = self.death_of(&mut running).await;
             let lost = Instant::now();
             if self.is_ending().await {
                 return pending().await;
@@ -146,9 +146,7 @@ impl Guard<'_> {
             match (network_on_loss, &successor) {
                 (OnLoss::Restart, _) => return death,
                 (OnLoss::Heal, Ok(successor)) => {
-                    // They are in the log, and the file is in memory for as long as the engine lives.
-                    death.log.clear();
-                    self.tell(&Incident::Lost(death));
+                    self.tell(&Incident::lost(death));
                     running = self.replace(successor).await;
                     let took = u64::try_from(lost.elapsed().as_micros()).unwrap_or(u64::MAX);
                     let at = clock::now_realtime();
