@@ -8,7 +8,7 @@
 
 pub mod client;
 mod control;
-mod machine;
+pub(crate) mod machine;
 mod mend;
 mod namespaces;
 mod network_probe;
