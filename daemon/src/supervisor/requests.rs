@@ -169,9 +169,38 @@ pub fn effective_kind(kind: JobKind, options: &JobOptions, life: Life) -> Result
             let text = format!("the engine is {}; ask again when it is running", life.state());
             Err(Error::new(ErrorKind::Busy, text).with_remedy("rootlessctl watch"))
         }
-        (JobKind::Replacement, Life::Stopped | Life::Backoff | Life::Failed) => {
+        (JobKind::Replacement, Life::Stopped | Life::Listening | Life::Backoff | Life::Failed) => {
             Ok(JobKind::Restart)
         }
         (kind, _) => Ok(kind),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervisor::machine::Then;
+    use rootlessd_api::Phase;
+
+    #[test]
+    fn a_restart_keeps_containers_where_there_are_any() {
+        use JobKind::{Replacement, Restart, Start, Upgrade};
+        let keep = JobOptions { keep_containers: Some(true), ..JobOptions::default() };
+        for (kind, life, expected) in [
+            (Restart, Life::Running, Some(Replacement)),
+            (Restart, Life::Degraded, Some(Replacement)),
+            (Restart, Life::Stopped, Some(Restart)),
+            (Restart, Life::Listening, Some(Restart)),
+            (Restart, Life::Backoff, Some(Restart)),
+            (Restart, Life::Failed, Some(Restart)),
+            (Restart, Life::Starting(Phase::Dockerd), None),
+            (Restart, Life::Stopping(Phase::Dockerd, Then::Rest), None),
+            (Start, Life::Running, None),
+            (Upgrade, Life::Running, None),
+        ] {
+            assert_eq!(effective_kind(kind, &keep, life).ok(), expected, "{kind} {life:?}");
+        }
+        let keep = JobOptions::default();
+        assert_eq!(effective_kind(Restart, &keep, Life::Running).ok(), Some(Restart));
     }
 }
