@@ -124,7 +124,7 @@ pub fn no_such_job(id: u32) -> Error {
 }
 
 /// How a job of this kind ends when the engine is there in its life; `None` while it is on its way.
-fn outcome(kind: JobKind, life: Life) -> Option<JobResult> {
+pub const fn outcome(kind: JobKind, life: Life) -> Option<JobResult> {
     match (kind, life) {
         (JobKind::Start | JobKind::Restart, Life::Running | Life::Degraded)
         | (JobKind::Stop, Life::Stopped) => Some(JobResult::Done),

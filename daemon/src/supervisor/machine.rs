@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::restart_policy::RestartPolicy;
 
 /// Where the engine is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Life {
     /// Not running; only a request starts it.
@@ -31,7 +31,7 @@ pub enum Life {
 }
 
 /// What comes after a stop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Then {
     /// Nothing.
@@ -88,6 +88,30 @@ pub enum Effect {
     EndDelay,
 }
 
+/// What a new supervisor finds of the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It is there.
+    Engine,
+    /// It is not there, and died unseen and said so.
+    Death,
+    /// It is not there.
+    Nothing,
+}
+
+/// How a new supervisor goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resumption {
+    /// As it is.
+    Rest,
+    /// With this, which was decided and may not have been done.
+    Do(Effect),
+    /// With what happened meanwhile.
+    Take(Event),
+    /// With what is left of the delay.
+    AwaitDelay,
+}
+
 /// What of the configuration the machine goes by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -98,7 +122,7 @@ pub struct Policy {
 }
 
 /// The machine: a life and the deaths that count.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Machine {
     life: Life,
     /// When it died, in CLOCK_BOOTTIME since boot, the newest last; only those of the window.
@@ -223,6 +247,28 @@ impl Machine {
         };
         self.life = life;
         effects
+    }
+
+    /// How a new supervisor goes on that remembers this machine.
+    pub const fn resume(&self, found: Found, policy: &Policy) -> Resumption {
+        use Life as L;
+        match (self.life, found) {
+            (L::Stopping(..), Found::Engine) => Resumption::Do(Effect::Stop),
+            (L::Stopping(..), _) => Resumption::Take(Event::Gone),
+            (L::Starting(_) | L::Running | L::Degraded, Found::Engine) => Resumption::Rest,
+            (L::Stopped | L::Listening | L::Backoff | L::Failed, Found::Engine) => {
+                Resumption::Take(Event::Found)
+            }
+            // The start had not come so far that there was anything that could have died.
+            (L::Starting(Phase::Preflight | Phase::Namespaces), Found::Nothing) => {
+                Resumption::Do(Effect::Start)
+            }
+            (L::Starting(_) | L::Running | L::Degraded, _) => Resumption::Take(Event::Died),
+            (L::Backoff, _) => Resumption::AwaitDelay,
+            // It was told to start with rootlessd since.
+            (L::Listening, _) if !policy.listens => Resumption::Take(Event::Start),
+            (L::Stopped | L::Listening | L::Failed, _) => Resumption::Rest,
+        }
     }
 
     fn die(&mut self, now: Duration, policy: &Policy) -> (Life, Vec<Effect>) {

@@ -4,19 +4,19 @@
 
 mod deaths;
 pub mod handle;
-mod jobs;
+pub(crate) mod jobs;
 pub mod machine;
 pub mod memory;
 mod parts;
 mod ports;
 mod reload;
-mod requests;
+pub(crate) mod requests;
 mod status;
 
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::OptionFuture;
-use rootlessd_api::{Death, Error, ErrorKind, JobResult, Phase, Process, Reason, Status};
+use rootlessd_api::{Death, Error, ErrorKind, JobResult, Process, Reason, Status};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
@@ -26,7 +26,7 @@ pub use self::status::Constants;
 use self::{
     handle::{Mailbox, Reply},
     jobs::Jobs,
-    machine::{Effect, Life, Policy},
+    machine::{Effect, Found, Life, Policy, Resumption},
     memory::{Memory, Moment, Store},
     ports::Ports,
     status::Knowledge,
@@ -172,31 +172,24 @@ impl Supervisor {
 
     /// Go on where the last supervisor was.
     fn resume(&mut self, inherited: Inheritance) {
-        use Inheritance::{Engine, Nothing};
-        match (self.memory.machine.life(), inherited) {
-            (Life::Stopping(..), Engine) => self.perform(&[Effect::Stop]),
-            (Life::Stopping(..), Nothing(_)) => self.step(machine::Event::Gone),
-            (Life::Starting(_) | Life::Running | Life::Degraded, Engine) => {}
-            (Life::Stopped | Life::Listening | Life::Backoff | Life::Failed, Engine) => {
-                self.step(machine::Event::Found);
+        let (found, death) = match inherited {
+            Inheritance::Engine => (Found::Engine, None),
+            Inheritance::Nothing(None) => (Found::Nothing, None),
+            Inheritance::Nothing(death) => (Found::Death, death),
+        };
+        match self.memory.machine.resume(found, &self.policy()) {
+            Resumption::Rest => {}
+            Resumption::Do(effect) => self.perform(&[effect]),
+            Resumption::Take(event) => {
+                if event == machine::Event::Died {
+                    self.bury(death.unwrap_or_else(deaths::unseen_death));
+                }
+                self.step(event);
             }
-            // The start had not come so far that there was anything that could have died.
-            (Life::Starting(Phase::Preflight | Phase::Namespaces), Nothing(None)) => {
-                self.perform(&[Effect::Start]);
-            }
-            (Life::Starting(_) | Life::Running | Life::Degraded, Nothing(death)) => {
-                self.bury(death.unwrap_or_else(deaths::unseen_death));
-                self.step(machine::Event::Died);
-            }
-            (Life::Backoff, Nothing(_)) => {
+            Resumption::AwaitDelay => {
                 let left = self.memory.next_attempt.map_or(Duration::ZERO, Moment::left);
                 self.delay = Some(Alarm::after(left));
             }
-            // It was told to start with rootlessd since.
-            (Life::Listening, Nothing(_)) if !self.policy().listens => {
-                self.step(machine::Event::Start);
-            }
-            (Life::Stopped | Life::Listening | Life::Failed, Nothing(_)) => {}
         }
         self.publish();
     }

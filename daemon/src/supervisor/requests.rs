@@ -75,18 +75,11 @@ impl Supervisor {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let is_at_work = self.jobs.current().is_some_and(|job| job.kind == kind);
         let job = self.jobs.begin(kind, deadline);
-        match (kind, life) {
-            (JobKind::Start, Life::Running | Life::Degraded) | (JobKind::Stop, Life::Stopped) => {
-                self.jobs.end(JobResult::Skipped, None);
-            }
-            (JobKind::Start, _) => self.step(machine::Event::Start),
-            (JobKind::Stop, _) => self.step(machine::Event::Stop),
-            (JobKind::Restart, _) => self.step(machine::Event::Restart),
-            (JobKind::Replacement | JobKind::Upgrade, _) if is_at_work => {}
-            (JobKind::Replacement, _) => self.replace(false),
-            (JobKind::Upgrade, Life::Running | Life::Degraded) => self.replace(true),
-            // The next start is of what there is then.
-            (JobKind::Upgrade, _) => self.jobs.end(JobResult::Skipped, None),
+        match work(kind, life, is_at_work) {
+            Work::Skip => self.jobs.end(JobResult::Skipped, None),
+            Work::Take(event) => self.step(event),
+            Work::Join => {}
+            Work::Replace { only_new } => self.replace(only_new),
         }
         Ok(self.jobs.get(job.id).unwrap_or(job))
     }
@@ -128,8 +121,42 @@ impl Supervisor {
     }
 }
 
-/// What is done about a request. Where there are no containers to be kept, a restart is a restart.
-fn effective_kind(kind: JobKind, options: &JobOptions, life: Life) -> Result<JobKind, Error> {
+/// What is done for a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Nothing: what it asks for is so.
+    Skip,
+    /// The machine takes this.
+    Take(machine::Event),
+    /// Nothing more: it is being done.
+    Join,
+    /// Parts are replaced.
+    Replace {
+        /// Only those whose file is another than when they were started.
+        only_new: bool,
+    },
+}
+
+/// What is done for a job of this kind where the engine is there in its life. `is_at_work`: one of the
+/// same kind goes on.
+pub const fn work(kind: JobKind, life: Life, is_at_work: bool) -> Work {
+    match (kind, life) {
+        (JobKind::Start, Life::Running | Life::Degraded) | (JobKind::Stop, Life::Stopped) => {
+            Work::Skip
+        }
+        (JobKind::Start, _) => Work::Take(machine::Event::Start),
+        (JobKind::Stop, _) => Work::Take(machine::Event::Stop),
+        (JobKind::Restart, _) => Work::Take(machine::Event::Restart),
+        (JobKind::Replacement | JobKind::Upgrade, _) if is_at_work => Work::Join,
+        (JobKind::Replacement, _) => Work::Replace { only_new: false },
+        (JobKind::Upgrade, Life::Running | Life::Degraded) => Work::Replace { only_new: true },
+        // The next start is of what there is then.
+        (JobKind::Upgrade, _) => Work::Skip,
+    }
+}
+
+/// What kind of job a request is. Where there are no containers to be kept, a restart is a restart.
+pub fn effective_kind(kind: JobKind, options: &JobOptions, life: Life) -> Result<JobKind, Error> {
     let keep = options.keep_containers == Some(true);
     if keep && !matches!(kind, JobKind::Restart | JobKind::Replacement) {
         let text =
@@ -142,9 +169,38 @@ fn effective_kind(kind: JobKind, options: &JobOptions, life: Life) -> Result<Job
             let text = format!("the engine is {}; ask again when it is running", life.state());
             Err(Error::new(ErrorKind::Busy, text).with_remedy("rootlessctl watch"))
         }
-        (JobKind::Replacement, Life::Stopped | Life::Backoff | Life::Failed) => {
+        (JobKind::Replacement, Life::Stopped | Life::Listening | Life::Backoff | Life::Failed) => {
             Ok(JobKind::Restart)
         }
         (kind, _) => Ok(kind),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervisor::machine::Then;
+    use rootlessd_api::Phase;
+
+    #[test]
+    fn a_restart_keeps_containers_where_there_are_any() {
+        use JobKind::{Replacement, Restart, Start, Upgrade};
+        let keep = JobOptions { keep_containers: Some(true), ..JobOptions::default() };
+        for (kind, life, expected) in [
+            (Restart, Life::Running, Some(Replacement)),
+            (Restart, Life::Degraded, Some(Replacement)),
+            (Restart, Life::Stopped, Some(Restart)),
+            (Restart, Life::Listening, Some(Restart)),
+            (Restart, Life::Backoff, Some(Restart)),
+            (Restart, Life::Failed, Some(Restart)),
+            (Restart, Life::Starting(Phase::Dockerd), None),
+            (Restart, Life::Stopping(Phase::Dockerd, Then::Rest), None),
+            (Start, Life::Running, None),
+            (Upgrade, Life::Running, None),
+        ] {
+            assert_eq!(effective_kind(kind, &keep, life).ok(), expected, "{kind} {life:?}");
+        }
+        let keep = JobOptions::default();
+        assert_eq!(effective_kind(Restart, &keep, Life::Running).ok(), Some(Restart));
     }
 }

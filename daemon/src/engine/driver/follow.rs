@@ -1,48 +1,42 @@
 //! An engine that is there, followed from its launch or its take-over to its end.
 
+mod doing;
+
 use std::{
     collections::BTreeSet, future::pending, path::PathBuf, process::ExitStatus, rc::Rc,
     time::Duration,
 };
 
-use nix::sys::signal::Signal;
-use rootlessd_api::{Error, Part, Phase, Port};
+use rootlessd_api::{Error, Port};
 use tokio::{
     process::Child,
     sync::{mpsc, oneshot},
     task::{JoinSet, spawn_local},
-    time::{Instant, timeout},
+    time::Instant,
 };
 
 use super::{
     Command, Event, World,
-    idle::{Verdict, Watcher},
+    course::{self, Course},
+    idle::Verdict,
     probe::Probe,
-    replacement, takeover,
+    replacement,
 };
 use crate::{
     engine::{
         incidents::{Incident, Incidents},
         init::{
-            InitStatus, PortsStatus, Stage,
+            InitStatus, PortsStatus,
             client::{Following, Frozen, InitClient, InitReply, PortsReply},
         },
-        processes, shim,
+        processes,
     },
     plan::Plan,
-    sockets,
-    sys::{self, clock, files, process::Process},
+    sys::{clock, files, process::Process},
 };
 
-/// What a stop may take beyond its time before everything is killed.
-const STOP_GRACE: Duration = Duration::from_secs(3);
-/// What an engine may take to stop that is too young to be asked: it has no containers yet, and
-/// RootlessKit was seen to hang on a signal that came too early.
-const YOUNG_GRACE: Duration = Duration::from_secs(2);
 /// The first version of the protocol whose engine-init reads the plan again when it reloads.
 const READS_PLANS: u32 = 2;
-/// What an engine that is killed may take to be gone.
-const KILL_GRACE: Duration = Duration::from_secs(5);
 
 /// An engine that is there.
 pub(super) struct Engine {
@@ -86,13 +80,12 @@ pub(super) struct Followed<'a> {
     protocol: Option<u32>,
     /// Where RootlessKit writes the pid of its child, which has the namespaces.
     child_pid: PathBuf,
-    has_namespaces: bool,
+    /// Decides.
+    course: Course,
     /// RootlessKit's pid.
     main_pid: Option<u32>,
-    stage: Stage,
-    phase: Phase,
     /// Until when it is to have stopped, once it is to.
-    stop_by: Option<Instant>,
+    stop_by: Instant,
     start_timeout: Duration,
     deadline: Option<Instant>,
     /// What happened to its parts; `None` if that cannot be read.
@@ -104,6 +97,8 @@ pub(super) struct Followed<'a> {
     replacing: JoinSet<()>,
     /// The task that looks whether anybody needs a ready engine.
     looking: JoinSet<Verdict>,
+    /// What looking came to, until it is judged.
+    looked: Option<Verdict>,
     /// What keeps dockerd still, once it is to be stopped for that.
     frozen: Option<Frozen>,
 }
@@ -126,17 +121,16 @@ impl<'a> Followed<'a> {
                 })
                 .ok(),
             probe: Rc::new(Probe::of(&engine.plan, world.dir(), world.events.clone())),
+            course: Course::new(engine.child.is_none()),
             engine,
-            has_namespaces: false,
             main_pid: None,
-            stage: Stage::Starting,
-            phase: Phase::Namespaces,
-            stop_by: None,
+            stop_by: Instant::now(),
             start_timeout,
             deadline: Some(Instant::now() + start_timeout),
             asking: JoinSet::new(),
             replacing: JoinSet::new(),
             looking: JoinSet::new(),
+            looked: None,
             frozen: None,
         }
     }
@@ -150,7 +144,10 @@ impl<'a> Followed<'a> {
         loop {
             match self.next(commands).await {
                 Happening::Gone => break,
-                Happening::InNamespaces => self.enter_namespaces().await,
+                Happening::InNamespaces => {
+                    self.take(course::Event::InNamespaces).await;
+                    self.find_main_pid().await;
+                }
                 Happening::Told(status) => self.learn(status).await,
                 Happening::Refused(ports) => self.learn_ports(ports).await,
                 Happening::Incidents(incidents) => {
@@ -158,13 +155,16 @@ impl<'a> Followed<'a> {
                     self.probe.at_once();
                 }
                 Happening::Looked(verdict) => self.judge(*verdict).await,
-                Happening::Asked(Command::Stop { timeout }) => self.stop(timeout).await,
+                Happening::Asked(Command::Stop { timeout }) => {
+                    self.stop_by = Instant::now() + timeout;
+                    self.take(course::Event::Stop).await;
+                }
                 Happening::Asked(Command::Reload(reply)) => self.reload(reply).await,
                 Happening::Asked(Command::Replace { only_new }) => self.replace(only_new),
                 // It is there.
                 Happening::Asked(Command::Start) => {}
                 Happening::Left => return None,
-                Happening::OutOfTime => self.run_out_of_time().await,
+                Happening::OutOfTime => self.take(course::Event::OutOfTime).await,
             }
         }
         self.asking.abort_all();
@@ -180,7 +180,7 @@ impl<'a> Followed<'a> {
         tokio::select! {
             biased;
             () = self.engine.shim.gone() => Happening::Gone,
-            () = files::appeared(&self.child_pid), if !self.has_namespaces => Happening::InNamespaces,
+            () = files::appeared(&self.child_pid), if !self.course.has_namespaces() => Happening::InNamespaces,
             reply = self.init.next() => Happening::Told(reply.status),
             reply = self.ports.next() => Happening::Refused(reply.ports),
             incidents = next_of(&mut self.incidents) => Happening::Incidents(incidents),
@@ -192,81 +192,11 @@ impl<'a> Followed<'a> {
         }
     }
 
-    async fn enter_namespaces(&mut self) {
-        self.has_namespaces = true;
-        if self.stage == Stage::Starting
-            && self.stop_by.is_none()
-            && self.phase == Phase::Namespaces
-        {
-            self.enter(Phase::Network).await;
-        }
-        self.find_main_pid().await;
-    }
-
     async fn learn(&mut self, status: InitStatus) {
         self.protocol = Some(status.protocol);
         self.probe.learn(status);
         self.find_main_pid().await;
-        let became_ready = status.stage == Stage::Ready && self.stage != Stage::Ready;
-        self.stage = status.stage;
-        if let Some(until) = self.stop_by {
-            self.deadline = Some(until + STOP_GRACE);
-            if status.stage != Stage::Stopping {
-                // It was too young when it was asked, and RootlessKit lost the signal.
-                self.ask_to_stop(until).await;
-            }
-        }
-        if became_ready && self.stop_by.is_none() {
-            self.deadline = None;
-            self.enter(Phase::Containers).await;
-            self.keep_asking();
-            self.watch_for_idleness();
-            if self.engine.child.is_none() {
-                let ours = sockets::inode(&self.world.listener);
-                let events = self.world.events.clone();
-                self.asking.spawn_local(takeover::compare_sockets(
-                    self.init_client(),
-                    ours,
-                    events.clone(),
-                ));
-                self.asking.spawn_local(takeover::tell_granted(self.world.helper.clone(), events));
-            }
-        } else if status.stage != Stage::Ready && status.phase != self.phase {
-            self.enter(status.phase).await;
-        }
-    }
-
-    fn keep_asking(&mut self) {
-        self.asking.spawn_local(self.probe.clone().go_on());
-    }
-
-    fn watch_for_idleness(&mut self) {
-        let shim = self.engine.shim.identity().pid;
-        if let Some(watcher) = Watcher::of(self.world, shim, &self.engine.plan.docker) {
-            self.looking.spawn_local(watcher.until_quiet());
-        }
-    }
-
-    async fn judge(&mut self, verdict: Verdict) {
-        while self.replacing.try_join_next().is_some() {}
-        let is_replacing = !self.replacing.is_empty();
-        match verdict {
-            Verdict::Quiet(watcher) if !is_replacing => {
-                // A question that dockerd does not get to would stay in its queue, and would be the
-                // first client of the next engine.
-                self.asking.shutdown().await;
-                self.looking.spawn_local(watcher.make_sure());
-            }
-            Verdict::Idle(frozen) if !is_replacing => {
-                self.frozen = Some(frozen);
-                self.world.tell(Event::Idle).await;
-            }
-            Verdict::Quiet(_) => self.watch_for_idleness(),
-            Verdict::Idle(_) | Verdict::Needed => {
-                self.keep_asking();
-                self.watch_for_idleness();
-            }
-        }
+        self.take(course::Event::Told(status.stage, status.phase)).await;
     }
 
     async fn learn_ports(&mut self, status: PortsStatus) {
@@ -285,11 +215,6 @@ impl<'a> Followed<'a> {
             });
         }
         self.asked = status.asked.into_iter().collect();
-    }
-
-    async fn enter(&mut self, phase: Phase) {
-        self.phase = phase;
-        self.world.tell(Event::Phase(phase)).await;
     }
 
     /// RootlessKit has its name only after the program that becomes it has become it.
@@ -335,50 +260,6 @@ impl<'a> Followed<'a> {
             }
             Err(error) => tracing::warn!("the engine's plan cannot be written: {error}"),
         }
-    }
-
-    async fn stop(&mut self, within: Duration) {
-        self.asking.abort_all();
-        self.replacing.abort_all();
-        self.looking.abort_all();
-        self.ask_to_stop(Instant::now() + within).await;
-    }
-
-    async fn ask_to_stop(&mut self, until: Instant) {
-        self.stop_by = Some(until);
-        self.deadline = Some(until + STOP_GRACE);
-        let left = until.saturating_duration_since(Instant::now());
-        if self.init_client().stop(left, self.frozen.as_ref()).await.is_err() {
-            self.frozen = None;
-            // engine-init is not there yet, or does not listen: RootlessKit passes a signal on.
-            let _ = self.engine.shim.signal(Signal::SIGTERM);
-            if self.protocol.is_none() {
-                self.deadline = Some(until.min(Instant::now() + YOUNG_GRACE));
-            }
-        }
-    }
-
-    async fn run_out_of_time(&mut self) {
-        self.deadline = None;
-        if self.stop_by.is_none() {
-            let (phase, limit) = (self.phase, self.start_timeout);
-            let text = format!("the start did not get beyond its phase {phase} within {limit:?}");
-            let part = if phase == Phase::Dockerd { Part::Dockerd } else { Part::Init };
-            let _ = self.world.dir().write_death(&shim::death(part, None, text, vec![]));
-        }
-        self.kill().await;
-    }
-
-    /// End an engine that does not end when it is asked to. Its shim removes the rest, or is ended
-    /// too.
-    async fn kill(&self) {
-        if let Some(pid) = processes::rootlesskit(self.engine.shim.identity().pid) {
-            sys::process::kill(pid);
-            if timeout(KILL_GRACE, self.engine.shim.gone()).await.is_ok() {
-                return;
-            }
-        }
-        let _ = self.engine.shim.signal(Signal::SIGKILL);
     }
 
     fn init_client(&self) -> InitClient {

@@ -4,6 +4,7 @@
 //! What the driver promises: every [`Command::Start`], and every engine that was found, comes to
 //! exactly one end, which is [`Event::Gone`], [`Event::Died`] or [`Event::Refused`].
 
+pub(crate) mod course;
 mod follow;
 mod idle;
 mod probe;
@@ -21,6 +22,7 @@ use tokio::{
 
 pub use self::world::World;
 use self::{
+    course::{Answer, Wish},
     follow::{Engine, Followed},
     world::Failure,
 };
@@ -58,6 +60,17 @@ pub enum Command {
         /// Only a part whose file is another than when it was started.
         only_new: bool,
     },
+}
+
+impl Command {
+    const fn wish(&self) -> Wish {
+        match self {
+            Self::Start => Wish::Start,
+            Self::Stop { .. } => Wish::Stop,
+            Self::Reload(_) => Wish::Reload,
+            Self::Replace { .. } => Wish::Replace,
+        }
+    }
 }
 
 /// What became of it.
@@ -184,11 +197,10 @@ impl Driver {
             }
         }
         while let Some(command) = self.commands.recv().await {
-            match command {
-                Command::Start => self.live().await,
-                // What it was about has come to its end meanwhile, and that was told.
-                Command::Stop { .. } | Command::Replace { .. } => {}
-                Command::Reload(reply) => nothing_to_reload(reply),
+            match (course::at_rest(command.wish()), command) {
+                (Answer::Launch, _) => self.live().await,
+                (_, Command::Reload(reply)) => nothing_to_reload(reply),
+                _ => {}
             }
         }
     }
@@ -214,12 +226,14 @@ impl Driver {
         loop {
             tokio::select! {
                 launched = &mut launch => return Some(launched),
-                command = self.commands.recv() => match command {
-                    Some(Command::Stop { .. }) | None => return None,
-                    // It is being done, or was asked of the engine before.
-                    Some(Command::Start | Command::Replace { .. }) => {}
-                    Some(Command::Reload(reply)) => nothing_to_reload(reply),
-                },
+                command = self.commands.recv() => {
+                    let command = command?;
+                    match (course::in_launch(command.wish()), command) {
+                        (Answer::GiveUp, _) => return None,
+                        (_, Command::Reload(reply)) => nothing_to_reload(reply),
+                        _ => {}
+                    }
+                }
             }
         }
     }

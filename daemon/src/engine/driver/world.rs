@@ -15,7 +15,7 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
-use super::{Event, follow::Engine};
+use super::{Event, course, follow::Engine};
 use crate::{
     config::{Loaded, Reader},
     dirs::{Dirs, Environment},
@@ -155,18 +155,17 @@ impl World {
     /// could be had.
     pub(super) async fn bury(&self, plan: &Plan, status: Option<ExitStatus>) {
         let remains = self.sweep(Some(plan)).await;
-        let death = remains.death.or_else(|| match status {
-            Some(status) if status.success() => None,
-            None if remains.in_order => None,
-            Some(status) => {
-                let exit = Exit { pid: 0, code: status.code(), signal: status.signal() };
-                let text = format!("engine-shim {}", exit.describe());
-                Some(shim::death(Part::Shim, Some(exit), text, vec![]))
-            }
-            None => {
-                let text = "engine-shim was ended before it could tell why".to_owned();
-                Some(shim::death(Part::Shim, None, text, vec![]))
-            }
+        let succeeded = status.map(|status| status.success());
+        let died = course::is_death(remains.death.is_some(), remains.in_order, succeeded);
+        let death = remains.death.or_else(|| {
+            let exit =
+                |status: ExitStatus| Exit { pid: 0, code: status.code(), signal: status.signal() };
+            let exit = status.map(exit);
+            let text = match exit {
+                Some(exit) => format!("engine-shim {}", exit.describe()),
+                None => "engine-shim was ended before it could tell why".to_owned(),
+            };
+            died.then(|| shim::death(Part::Shim, exit, text, vec![]))
         });
         self.tell(death.map_or(Event::Gone, Event::Died)).await;
     }

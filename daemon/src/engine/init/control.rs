@@ -60,7 +60,7 @@ pub struct InitStatus {
 }
 
 /// Whether engine-init comes up, is up, or goes down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
     /// Coming up.

@@ -3,10 +3,12 @@
 //! It prepares the namespaces, starts containerd and then dockerd on the listening socket, reaps
 //! what is orphaned, tells rootlessd on its [control socket](control) how it is, and stops
 //! everything in order. A part that dies is [replaced](mend), unless it dies while the engine comes
-//! up, or too often: then it takes all of it along, and who was the first is written down.
+//! up, or too often: then it takes all of it along, and who was the first is written down. All that is
+//! decided by the [machine]; the rest does it.
 
 pub mod client;
 mod control;
+pub(crate) mod machine;
 mod mend;
 mod namespaces;
 mod network_probe;
@@ -15,24 +17,35 @@ mod port_desk;
 mod port_proxy;
 mod stop;
 
-use std::{collections::BTreeSet, io, os::fd::OwnedFd, process::ExitCode, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    os::fd::OwnedFd,
+    process::ExitCode,
+    time::Duration,
+};
 
-use rootlessd_api::{Death, Error, Part, Phase};
+use futures_util::future::{LocalBoxFuture, OptionFuture};
+use rootlessd_api::{Death, Error, ErrorKind, Part};
+use serde_json::Value;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot, watch},
-    task::spawn_local,
     time::Instant,
 };
 
 pub use control::{InitStatus, PROTOCOL, Stage};
 pub use port_desk::PortsStatus;
 
-use self::{mend::Mending, parts::Running, port_desk::PortDesk};
+use self::{
+    machine::{Machine, Timer, Why},
+    parts::Running,
+    port_desk::PortDesk,
+};
 use super::{dir::EngineDir, shim, sweep};
 use crate::{
     docker_config,
-    plan::Plan,
+    plan::{DockerPlan, Plan},
     sys::{
         children::{Children, Exit},
         clock, fd, files,
@@ -64,17 +77,17 @@ pub enum Request {
 }
 
 /// What can happen while the engine runs.
-enum Event {
+enum Happening {
     Exited(Part, Exit),
     Ready(Part),
     Asked(Request),
-    /// It is time for something.
-    Due,
+    Over(Timer),
+    LiveRestoreEnded,
 }
 
-/// Why the engine does not go on as it was.
-enum Interruption {
-    Stop { timeout: Duration, idle: bool },
+/// How the engine comes to its end.
+enum End {
+    Stopped,
     Died(Death),
 }
 
@@ -88,11 +101,19 @@ struct Init {
     requests: mpsc::Receiver<Request>,
     status: watch::Sender<InitStatus>,
     ports: PortDesk,
+    /// Decides.
+    machine: Machine,
     containerd: Option<Running>,
     dockerd: Option<Running>,
-    mending: Mending,
-    /// Whether containers are to outlive dockerd, by its configuration as it was last written.
-    live_restore: bool,
+    timers: BTreeMap<Timer, Instant>,
+    /// Who is lost, and since when.
+    lost: BTreeMap<Part, Instant>,
+    /// Who waits until nothing is lost.
+    waiting: Vec<oneshot::Sender<Result<(), Error>>>,
+    /// Until when a stop may take.
+    stop_by: Instant,
+    /// dockerd's reading of what it is to do with containers when it ends.
+    reading: OptionFuture<LocalBoxFuture<'static, ()>>,
 }
 
 /// Run containerd and dockerd until they are asked to stop, or one of them dies.
@@ -107,16 +128,14 @@ pub async fn run(args: shim::ShimArgs) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let interruption = match init.start().await {
-        Ok(never) => match never {},
-        Err(interruption) => interruption,
-    };
-    match interruption {
-        Interruption::Stop { timeout, idle } => {
-            init.stop(timeout, idle).await;
+    match init.live().await {
+        End::Stopped => {
+            init.children.end_all().await;
+            // From in here, where what belongs to the containers' users can be removed too.
+            sweep::remove_runtime_files(&init.plan.docker);
             ExitCode::SUCCESS
         }
-        Interruption::Died(death) => {
+        End::Died(death) => {
             tracing::error!(rootlessd_part = death.part.as_str(), "{}", death.text);
             let _ = dir.write_death(&death);
             // No orderly stop: what is left would ask for what has died.
@@ -150,111 +169,116 @@ impl Init {
             requests,
             status,
             ports,
+            machine: Machine::default(),
             containerd: None,
             dockerd: None,
-            mending: Mending::default(),
-            live_restore: false,
+            timers: BTreeMap::new(),
+            lost: BTreeMap::new(),
+            waiting: vec![],
+            stop_by: Instant::now(),
+            reading: None.into(),
         })
     }
 
-    /// Start both parts, and go on until something interrupts.
-    async fn start(&mut self) -> Result<std::convert::Infallible, Interruption> {
-        self.begin(Phase::Containerd);
-        let containerd = parts::start_containerd(self);
-        self.containerd = Some(started(Part::Containerd, containerd)?);
-        self.tell_parts();
-        self.until_ready(Part::Containerd).await?;
-
-        self.begin(Phase::Dockerd);
-        self.write_dockerd_config(None).map_err(|error| {
-            Interruption::Died(shim::death(Part::Config, None, error.message, vec![]))
-        })?;
-        let dockerd = parts::start_dockerd(self);
-        self.dockerd = Some(started(Part::Dockerd, dockerd)?);
-        self.tell_parts();
-        self.until_ready(Part::Dockerd).await?;
-
-        self.status.send_modify(|status| status.stage = Stage::Ready);
-        spawn_local(network_probe::watch(self.dir.clone(), self.plan.clone()));
+    /// From the start of the parts to the end of them.
+    async fn live(&mut self) -> End {
+        let mut end = self.take(machine::Event::Begun, None).await;
         loop {
-            self.mend().await?;
-            self.go_on().await?;
-        }
-    }
-
-    async fn until_ready(&mut self, awaited: Part) -> Result<(), Interruption> {
-        while self.go_on().await? != Some(awaited) {}
-        Ok(())
-    }
-
-    /// Take the next event: a part that is ready now, if that is what it is, or an interruption.
-    async fn go_on(&mut self) -> Result<Option<Part>, Interruption> {
-        let event = self.next().await;
-        self.take(event).await
-    }
-
-    /// Take an event, as [`Self::go_on`] does.
-    async fn take(&mut self, event: Event) -> Result<Option<Part>, Interruption> {
-        match event {
-            Event::Ready(part) => {
-                self.take_ready(part);
-                Ok(Some(part))
+            if let Some(end) = end {
+                return end;
             }
-            Event::Exited(part, exit) => {
-                self.take_exit(part, exit).await?;
-                Ok(None)
-            }
-            // A second one is none.
-            Event::Asked(Request::Stop { .. }) if self.status.borrow().stage == Stage::Stopping => {
-                Ok(None)
-            }
-            Event::Asked(Request::Stop { timeout, idle }) => {
-                Err(Interruption::Stop { timeout, idle })
-            }
-            Event::Asked(Request::Reload(reply)) => {
-                // Whoever stopped waiting needs no answer.
-                let _ = reply.send(self.reload());
-                Ok(None)
-            }
-            Event::Asked(Request::Replace { parts, why, reply }) => {
-                self.replace(parts, why, reply);
-                Ok(None)
-            }
-            Event::Due => Ok(None),
+            let happening = self.next().await;
+            end = self.learn(happening).await;
         }
     }
 
     /// Wait for whatever comes first. Orphans are reaped on the way.
-    async fn next(&mut self) -> Event {
-        let due = self.due();
+    async fn next(&mut self) -> Happening {
+        let next = self.timers.iter().min_by_key(|(_, moment)| **moment);
+        let (timer, due) = next.map(|(timer, moment)| (*timer, *moment)).unzip();
         loop {
             tokio::select! {
                 exit = self.children.next() => {
                     if let Some(part) = self.part_of(exit.pid) {
-                        return Event::Exited(part, exit);
+                        return Happening::Exited(part, exit);
                     }
                 }
                 pid = self.notifications.ready() => {
                     // Only from the processes that we started: a container that got hold of the
                     // socket has nothing to say here.
                     if let Some(part) = self.part_of(pid) {
-                        return Event::Ready(part);
+                        return Happening::Ready(part);
                     }
                 }
-                Some(request) = self.requests.recv() => return Event::Asked(request),
+                Some(request) = self.requests.recv() => return Happening::Asked(request),
                 _ = self.terminate.recv() => {
                     let timeout = self.plan.stop_timeout;
-                    return Event::Asked(Request::Stop { timeout, idle: false });
+                    return Happening::Asked(Request::Stop { timeout, idle: false });
                 }
-                () = clock::until(due) => return Event::Due,
+                Some(()) = &mut self.reading => {
+                    self.reading = None.into();
+                    return Happening::LiveRestoreEnded;
+                }
+                () = clock::until(due) => {
+                    if let Some(timer) = timer {
+                        return Happening::Over(timer);
+                    }
+                }
             }
         }
     }
 
-    /// When something has to be done if nothing happens.
-    fn due(&self) -> Option<Instant> {
-        let parts = [&self.containerd, &self.dockerd].into_iter().flatten();
-        parts.filter_map(|running| running.due).chain(self.mending.pause()).min()
+    /// Take what happened.
+    async fn learn(&mut self, happening: Happening) -> Option<End> {
+        match happening {
+            Happening::Ready(part) => self.take(machine::Event::Ready(part), None).await,
+            Happening::Exited(part, exit) => {
+                let log = match self.slot(part).take() {
+                    Some(running) => running.last_lines().await,
+                    None => vec![],
+                };
+                let text = format!("{part} {}", exit.describe());
+                let death = shim::death(part, Some(exit), text, log);
+                self.take(machine::Event::Exited(part), Some(death)).await
+            }
+            Happening::Over(timer) => {
+                self.timers.remove(&timer);
+                if let Timer::Part(part) = timer {
+                    tracing::warn!(rootlessd_part = part.as_str(), "{part} takes too long: killed");
+                }
+                self.take(machine::Event::Over(timer), None).await
+            }
+            Happening::LiveRestoreEnded => self.take(machine::Event::LiveRestoreEnded, None).await,
+            Happening::Asked(request) => self.obey(request).await,
+        }
+    }
+
+    async fn obey(&mut self, request: Request) -> Option<End> {
+        let is_stopping = self.machine.stage() == Stage::Stopping;
+        match request {
+            // A second stop is none. A reload would take back what dockerd was told for the stop; that
+            // it comes too late is told by no answer.
+            Request::Stop { .. } | Request::Reload(_) if is_stopping => None,
+            Request::Stop { timeout, idle } => {
+                self.stop_by = Instant::now() + timeout;
+                self.take(machine::Event::Stop { idle }, None).await
+            }
+            Request::Reload(reply) => {
+                let written = self.reload();
+                let is_written = written.is_ok();
+                // Whoever stopped waiting needs no answer.
+                let _ = reply.send(written);
+                if !is_written {
+                    return None;
+                }
+                self.take(machine::Event::Configured, None).await
+            }
+            Request::Replace { parts, why, reply } => {
+                self.waiting.push(reply);
+                let why = why.map_or(Why::Asked, Why::Said);
+                self.take(machine::Event::Replace(parts, why), None).await
+            }
+        }
     }
 
     fn part_of(&self, pid: i32) -> Option<Part> {
@@ -276,38 +300,29 @@ impl Init {
         }
     }
 
-    fn begin(&self, phase: Phase) {
-        self.status.send_modify(|status| status.phase = phase);
-    }
-
-    fn tell_parts(&self) {
+    /// Tell rootlessd how it is.
+    fn publish(&self) {
         let pid = |running: &Option<Running>| {
             running.as_ref().and_then(|it| u32::try_from(it.pid()).ok())
         };
         let file = |running: &Option<Running>| running.as_ref().and_then(|it| it.program);
-        self.status.send_modify(|status| {
-            status.containerd = pid(&self.containerd);
-            status.dockerd = pid(&self.dockerd);
-            status.containerd_file = file(&self.containerd);
-            status.dockerd_file = file(&self.dockerd);
-        });
+        let status = InitStatus {
+            protocol: PROTOCOL,
+            stage: self.machine.stage(),
+            phase: self.machine.phase(),
+            containerd: pid(&self.containerd),
+            dockerd: pid(&self.dockerd),
+            containerd_file: file(&self.containerd),
+            dockerd_file: file(&self.dockerd),
+        };
+        self.status.send_if_modified(|last| std::mem::replace(last, status) != status);
     }
 
     /// Write dockerd's configuration anew from the user's and ours.
-    fn write_dockerd_config(&mut self, live_restore: Option<bool>) -> Result<(), Error> {
-        let user = docker_config::read(&self.plan.docker.user_config)?;
-        let merged = docker_config::merge(&user, &self.plan.docker, live_restore)?;
-        // For the time of a stop it is nobody's wish.
-        if live_restore.is_none() {
-            self.live_restore = merged["live-restore"] == true;
-        }
-        files::replace_json(&self.dir.dockerd_config(), &merged).map_err(|error| {
-            let path = self.dir.dockerd_config();
-            Error::new(
-                rootlessd_api::ErrorKind::Internal,
-                format!("{} cannot be written: {error}", path.display()),
-            )
-        })
+    fn write_dockerd_config(&mut self) -> Result<(), Error> {
+        let merged = write_dockerd_config(&self.dir, &self.plan.docker, None)?;
+        self.machine.live_restore = merged["live-restore"] == true;
+        Ok(())
     }
 
     fn reload(&mut self) -> Result<(), Error> {
@@ -315,20 +330,23 @@ impl Init {
         if let Ok(Some(plan)) = self.dir.read_plan() {
             self.plan.docker.live_restore = plan.docker.live_restore;
         }
-        self.write_dockerd_config(None)?;
-        match &mut self.dockerd {
-            Some(dockerd) if dockerd.ready => dockerd.signal(nix::sys::signal::Signal::SIGHUP),
-            // It would die of the signal.
-            Some(dockerd) => dockerd.stale = true,
-            None => {}
-        }
-        Ok(())
+        self.write_dockerd_config()
     }
 }
 
-fn started(part: Part, result: io::Result<Running>) -> Result<Running, Interruption> {
-    result.map_err(|error| {
-        let text = format!("{part} cannot be started: {error}");
-        Interruption::Died(shim::death(part, None, text, vec![]))
-    })
+/// Write dockerd's configuration from the user's and ours: what was written. `live_restore` is for the
+/// time of a stop, and nobody's wish.
+fn write_dockerd_config(
+    dir: &EngineDir,
+    docker: &DockerPlan,
+    live_restore: Option<bool>,
+) -> Result<Value, Error> {
+    let user = docker_config::read(&docker.user_config)?;
+    let merged = docker_config::merge(&user, docker, live_restore)?;
+    let path = dir.dockerd_config();
+    files::replace_json(&path, &merged).map_err(|error| {
+        let text = format!("{} cannot be written: {error}", path.display());
+        Error::new(ErrorKind::Internal, text)
+    })?;
+    Ok(merged)
 }

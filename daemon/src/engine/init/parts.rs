@@ -4,7 +4,7 @@ use std::{cell::RefCell, io, path::Path, rc::Rc, time::Duration};
 
 use nix::{sys::signal::Signal, unistd::Pid};
 use rootlessd_api::{Part, Port, Protocol};
-use tokio::{task::JoinHandle, time::Instant};
+use tokio::task::JoinHandle;
 
 use super::Init;
 use crate::{
@@ -26,17 +26,12 @@ const LAST_LINES_TIMEOUT: Duration = Duration::from_millis(500);
 /// A part that runs.
 #[derive(Debug)]
 pub struct Running {
-    pid: Pid,
+    /// Its pid, as a child of this process.
+    pub pid: Pid,
     tail: Rc<RefCell<Tail>>,
     pump: JoinHandle<()>,
     /// Which file its program was when it was started.
     pub program: Option<FileId>,
-    /// Whether it said that it is ready.
-    pub ready: bool,
-    /// Whether its configuration was written anew before it could be told so.
-    pub stale: bool,
-    /// Until when it is to be ready, or to have ended once it was asked to.
-    pub due: Option<Instant>,
 }
 
 impl Running {
@@ -112,7 +107,7 @@ fn start(
             filled.borrow_mut().push(line);
         }
     });
-    Ok(Running { pid, tail, pump, program: file, ready: false, stale: false, due: None })
+    Ok(Running { pid, tail, pump, program: file })
 }
 
 /// The configuration that dockerd writes for its own containerd, as far as it matters: the same
