@@ -7,7 +7,9 @@ pub mod client;
 #[cfg(feature = "dbus")]
 pub mod dbus;
 pub mod error;
+pub mod event;
 pub mod helper;
+pub mod history;
 pub mod job;
 pub mod names;
 pub mod port;
@@ -16,6 +18,7 @@ pub mod settings;
 pub mod status;
 
 pub use error::{Error, ErrorKind};
+pub use event::{Event, EventKind, Occurrence};
 pub use job::{Job, JobKind, JobOptions, JobResult, JobState};
 pub use port::{Port, PortPrivilege, Protocol, PublishedPort};
 pub use settings::{LogLocation, Setting};

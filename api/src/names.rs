@@ -12,6 +12,8 @@ pub const JOB_PATH: &str = "/org/rootlessd/Supervisor1/job";
 pub const ENGINE_INTERFACE: &str = "org.rootlessd.Supervisor1.Engine";
 /// The D-Bus interface of published and granted ports, on the same object.
 pub const PORTS_INTERFACE: &str = "org.rootlessd.Supervisor1.Ports";
+/// The D-Bus interface of what happened and happens, on the same object.
+pub const EVENTS_INTERFACE: &str = "org.rootlessd.Supervisor1.Events";
 /// The D-Bus interface of a job.
 pub const JOB_INTERFACE: &str = "org.rootlessd.Supervisor1.Job";
 /// What the D-Bus name of each of our errors begins with.

@@ -1,9 +1,9 @@
 //! A value of every type with every field set, for tests.
 
 use crate::{
-    Death, Error, ErrorKind, Incident, IncidentKind, Job, JobKind, JobResult, JobState,
-    LogLocation, Part, Phase, Port, PortPrivilege, Process, Protocol, PublishedPort, Reason,
-    Setting, State, Status, Supervisor,
+    Death, Error, ErrorKind, Event, EventKind, Incident, IncidentKind, Job, JobKind, JobResult,
+    JobState, LogLocation, Part, Phase, Port, PortPrivilege, Process, Protocol, PublishedPort,
+    Reason, Setting, State, Status, Supervisor,
 };
 
 /// A status in which nothing is absent. No real one is: a phase and a next attempt exclude each
@@ -73,6 +73,23 @@ pub fn incident() -> Incident {
         part: Part::Dockerd,
         kind: IncidentKind::Replaced,
         text: "dockerd was replaced after 0.41 s".into(),
+        took: Some(410_000),
+    }
+}
+
+/// An event. No real one has a state before unless it is a change of the state.
+pub fn event() -> Event {
+    Event {
+        seq: 17,
+        at: 1_789_999_999_950_000,
+        kind: EventKind::Part(IncidentKind::Replaced),
+        part: Some(Part::Dockerd),
+        state: State::Degraded,
+        from: Some(State::Running),
+        text: "dockerd was replaced after 0.41 s".into(),
+        code: Some("part-being-replaced".into()),
+        cause: Some("dockerd was killed.".into()),
+        action: Some("the containers go on".into()),
         took: Some(410_000),
     }
 }

@@ -9,7 +9,10 @@ use clap::{
 use clap_complete::Shell;
 use rootlessd_api::Part;
 
-use crate::privilege::cli::{Cgroup, Ping, Ports, Privileges, Subids, Userns};
+use crate::{
+    privilege::cli::{Cgroup, Ping, Ports, Privileges, Subids, Userns},
+    since::by_the_clock,
+};
 
 /// Control rootlessd, the supervisor of rootless Docker.
 ///
@@ -48,6 +51,8 @@ pub enum Verb {
     ResetFailed(Patience),
     /// Print a line at every change of the status
     Watch(Patience),
+    /// Show what happened: states, deaths, parts that were replaced, reasons
+    Events(Events),
     /// Show what the parts of the engine wrote
     Logs(Logs),
     /// Show the effective configuration, and where each value comes from
@@ -191,6 +196,27 @@ pub struct Logs {
     #[arg(short = 'n', long, value_name = "N", default_value = "100", value_parser = lines)]
     pub lines: Lines,
     /// Only what this part wrote; may be given several times
+    #[arg(long = "part", value_name = "PART", value_parser = PossibleValuesParser::new(
+        Part::ALL.iter().map(|part| part.as_str()))
+        .try_map(|part| part.parse::<Part>()))]
+    pub parts: Vec<Part>,
+    #[command(flatten)]
+    pub patience: Patience,
+}
+
+/// Which events.
+#[derive(Clone, Debug, Args)]
+pub struct Events {
+    /// Go on with what happens from now on
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only what happened since then: 10m, "1 hour ago", 09:30, yesterday, 2026-11-24T23:05:00Z
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = by_the_clock)]
+    pub since: Option<u64>,
+    /// How many from the end, or "all" [default: 100, or all with --since]
+    #[arg(short = 'n', long, value_name = "N", value_parser = lines)]
+    pub lines: Option<Lines>,
+    /// Only what is about this part; may be given several times
     #[arg(long = "part", value_name = "PART", value_parser = PossibleValuesParser::new(
         Part::ALL.iter().map(|part| part.as_str()))
         .try_map(|part| part.parse::<Part>()))]

@@ -9,6 +9,7 @@ mod cli;
 mod completion;
 mod config;
 mod env;
+mod events;
 mod exit;
 mod failure;
 mod human;
@@ -22,6 +23,7 @@ mod rootlesskit;
 mod runtime_dir;
 #[cfg(test)]
 mod samples;
+mod since;
 mod status;
 mod summary;
 mod supervisor;
@@ -88,6 +90,7 @@ async fn dispatch(verb: Verb, json: bool, before: &cli::Rootlesskit) -> Result<E
         Verb::Reload(patience) => requests::reload(patience, json).await,
         Verb::ResetFailed(patience) => requests::reset_failed(patience, json).await,
         Verb::Watch(patience) => watch::run(patience, json).await,
+        Verb::Events(wanted) => events::run(&wanted, json).await,
         Verb::Logs(wanted) => logs::run(&wanted, json).await,
         Verb::Config(patience) => config::run(patience, json).await,
         Verb::Ports(ports) => privilege::ports(ports, json).await,

@@ -63,6 +63,16 @@ impl Supervisor {
         .await
     }
 
+    /// The events by the parameters of `ListEvents`, and then those to come.
+    pub async fn events(&self, parameters: Value) -> Result<EventStream, Failure> {
+        self.answer(async {
+            let mut connection = Connection::open(&self.socket, names::VARLINK_INTERFACE).await?;
+            connection.call_more("ListEvents", parameters).await?;
+            Ok(EventStream(connection))
+        })
+        .await
+    }
+
     /// Wait for an answer, but not for ever: a supervisor that hangs must not hang a script.
     pub async fn answer<T>(
         &self,
@@ -92,6 +102,27 @@ impl RawWatch {
         }
         let (reply, _): (Reply, _) = self.0.receive().await?;
         Ok(reply.status)
+    }
+}
+
+/// A stream of events as the supervisor writes them.
+#[derive(Debug)]
+pub struct EventStream(Connection);
+
+/// Some events.
+#[derive(Debug, Deserialize)]
+pub struct EventReply {
+    /// The events, with what only a later version knows.
+    pub events: Vec<Value>,
+    /// Whether these are the last ones of the past.
+    #[serde(default)]
+    pub ready: bool,
+}
+
+impl EventStream {
+    /// The next events, when they are there.
+    pub async fn next(&mut self) -> Result<EventReply, ClientError> {
+        Ok(self.0.receive().await?.0)
     }
 }
 

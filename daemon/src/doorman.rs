@@ -161,7 +161,7 @@ async fn answer(client: UnixStream, message: String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{supervisor::handle::Command, testing};
+    use crate::{events::Events, supervisor::handle::Command, testing};
     use rootlessd_api::{LogLocation, Part, Reason};
     use std::sync::Arc;
     use tokio::{
@@ -177,7 +177,8 @@ mod tests {
         let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         let now = |state| Status { state, ..testing::status() };
         let logs = LogLocation { directory: None };
-        let (handle, mut mailbox) = Handle::new(now(State::Listening), logs);
+        let events = Events::new(directory.path().into(), 0);
+        let (handle, mut mailbox) = Handle::new(now(State::Listening), logs, events);
         let (_loaded, loads) = watch::channel(Loaded::default());
         let client = async {
             spawn_local(keep(listener, handle, loads));

@@ -7,6 +7,7 @@ pub mod dirs;
 pub mod docker_config;
 pub mod doorman;
 pub mod engine;
+pub mod events;
 pub mod follower;
 pub mod helper;
 pub mod lock;

@@ -32,6 +32,7 @@ use crate::{
         driver::{Driver, Found, World},
         exec,
     },
+    events::Recorder,
     follower,
     helper::Helper,
     lock,
@@ -149,12 +150,6 @@ async fn supervise(here: Here) -> io::Result<()> {
         None => Inheritance::Nothing(Found::bury_unseen(&dirs, systemd.as_ref()).await),
     };
     let sockets = sockets::acquire(&dirs.runtime, passed, engines).await?;
-    tracing::info!(
-        "rootlessd {} {}",
-        env!("CARGO_PKG_VERSION"),
-        if found.is_some() { "takes over an engine" } else { "begins" }
-    );
-
     let is_new = remembered.is_none() && found.is_none();
     let starts = is_new && starts_by_itself(start, &dirs).await;
     let memory = remembered.unwrap_or_else(|| Memory {
@@ -175,9 +170,11 @@ async fn supervise(here: Here) -> io::Result<()> {
         directory: log.directory.as_ref().map(|path| path.to_string_lossy().into_owned()),
     };
     let first = Supervisor::first_status(&constants, &memory);
-    let (handle, mailbox) = Handle::new(first, logs);
+    let recorder = Recorder::new(rootlessd_api::history::directory(&dirs.state_home));
+    let events = recorder.events();
+    let (handle, mailbox) = Handle::new(first, logs, events.clone());
     let (command, commands) = mpsc::channel(16);
-    let (event, events) = mpsc::channel(64);
+    let (event, told) = mpsc::channel(64);
     let (end, shutdown) = mpsc::channel(1);
     let (loaded, loads) = watch::channel(loaded);
 
@@ -193,8 +190,17 @@ async fn supervise(here: Here) -> io::Result<()> {
         log,
         events: event,
     };
-    let links =
-        Links { mailbox, commands: command, events, shutdown, loaded, reader, helper, store };
+    let links = Links {
+        mailbox,
+        commands: command,
+        events: told,
+        shutdown,
+        loaded,
+        reader,
+        helper,
+        store,
+        recorder,
+    };
     let driver = spawn_local(Driver::new(world, commands).run(found));
     let supervisor = spawn_local(Supervisor::new(links, constants, memory).run(inherited));
     front(&handle, &sockets, loads.clone(), bus)?;
@@ -221,6 +227,7 @@ async fn supervise(here: Here) -> io::Result<()> {
     let how = supervisor.await.map_err(io::Error::other)?;
     // The driver ends with the supervisor, which gave it commands.
     driver.await.map_err(io::Error::other)?;
+    events.flush().await;
     if how == Shutdown::StopEngine {
         spare_name.remove();
         end_sockets(&sockets, systemd.as_ref()).await;

@@ -14,6 +14,7 @@ use rootlessd::{
         driver::{Command, Event, Facts},
         incidents::Incident,
     },
+    events::Recorder,
     helper::Helper,
     plan::{DockerPlan, Plan, Versions},
     reasons::Code,
@@ -24,7 +25,8 @@ use rootlessd::{
     },
 };
 use rootlessd_api::{
-    Death, Error, Part, Phase, Reason, State, Status, Supervisor as Identity, names, samples,
+    Death, Error, Part, Phase, Reason, State, Status, Supervisor as Identity, history, names,
+    samples,
 };
 use tempfile::TempDir;
 use tokio::{
@@ -77,6 +79,11 @@ impl Setup {
         (handle, engine)
     }
 
+    /// Where the history is of a supervisor with `runtime` as `$XDG_RUNTIME_DIR`.
+    pub fn history_in(runtime: &Path) -> PathBuf {
+        history::directory(&runtime.join("state"))
+    }
+
     /// Begin with `runtime` as `$XDG_RUNTIME_DIR`, in a [`LocalSet`](tokio::task::LocalSet).
     pub fn start_in(self, runtime: &Path) -> (Handle, Engine) {
         std::fs::create_dir_all(names::runtime_dir(runtime)).expect("our own directory");
@@ -85,7 +92,8 @@ impl Setup {
             socket: names::docker_socket(runtime),
         };
         let first = Supervisor::first_status(&constants, &self.memory);
-        let (handle, mailbox) = Handle::new(first, samples::log_location());
+        let recorder = Recorder::new(Self::history_in(runtime));
+        let (handle, mailbox) = Handle::new(first, samples::log_location(), recorder.events());
         let (to_engine, commands) = mpsc::channel(16);
         let (events, from_engine) = mpsc::channel(64);
         let (shutdown, ends) = mpsc::channel(1);
@@ -104,6 +112,7 @@ impl Setup {
             }),
             helper: Helper::on(TestBus::address_at(&runtime.join("system-bus"))),
             store: Store::below(runtime),
+            recorder,
         };
         let inherited = match self.found {
             true => Inheritance::Engine,

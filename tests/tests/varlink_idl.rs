@@ -13,8 +13,8 @@ use rootlessd::{
     varlink::server::Limits,
 };
 use rootlessd_api::{
-    ErrorKind, IncidentKind, JobKind, JobResult, JobState, Part, Phase, Port, PortPrivilege,
-    Protocol, State,
+    ErrorKind, EventKind, IncidentKind, JobKind, JobResult, JobState, Part, Phase, Port,
+    PortPrivilege, Protocol, State,
     names::{VARLINK_IDL, VARLINK_INTERFACE},
     samples,
 };
@@ -62,6 +62,7 @@ fn the_words_are_those_of_the_types() {
         ("Phase".to_owned(), words(Phase::ALL)),
         ("Part".to_owned(), words(Part::ALL)),
         ("IncidentKind".to_owned(), words(IncidentKind::ALL)),
+        ("EventKind".to_owned(), words(&EventKind::all().collect::<Vec<_>>())),
         ("JobKind".to_owned(), words(JobKind::ALL)),
         ("JobState".to_owned(), words(JobState::ALL)),
         ("JobResult".to_owned(), words(JobResult::ALL)),
@@ -150,6 +151,8 @@ fn every_method_answers_as_it_says() {
                 .map(|input| match input.name().as_str() {
                     "id" => ("id".to_owned(), json!(id)),
                     "keepContainers" => (input.name().to_string(), json!(false)),
+                    "since" | "after" => (input.name().to_string(), json!(1)),
+                    "limit" => ("limit".to_owned(), json!(3)),
                     "timeout" => ("timeout".to_owned(), json!(1_000_000)),
                     "ports" => ("ports".to_owned(), json!([port()])),
                     "allowInteractiveAuthentication" => (input.name().to_string(), json!(true)),
@@ -195,7 +198,17 @@ fn every_method_answers_as_it_says() {
                 check(&json!({ "ports": [samples::published_port()] }), true);
                 continue;
             }
-            let tells_status = matches!(name, "GetStatus" | "Watch");
+            if matches!(name, "ListEvents" | "Watch") {
+                // Some of what there can be is there: no event has all of it.
+                check(&answer["parameters"], false);
+                let events = [samples::event()];
+                match name {
+                    "Watch" => check(&json!({ "status": whole["status"], "events": events }), true),
+                    _ => check(&json!({ "events": events, "ready": true }), true),
+                }
+                continue;
+            }
+            let tells_status = name == "GetStatus";
             check(&answer["parameters"], full && !tells_status);
             if tells_status {
                 check(&whole, true);

@@ -6,4 +6,4 @@ pub mod introspection;
 mod supervisor;
 
 pub use failure::Failure;
-pub use supervisor::{EngineProxy, JobProxy, PortsProxy};
+pub use supervisor::{EngineProxy, EventsProxy, JobProxy, PortsProxy};

@@ -137,6 +137,28 @@ pub trait Ports {
     fn granted(&self) -> zbus::Result<Vec<(String, u16)>>;
 }
 
+/// What happened and happens.
+#[proxy(
+    interface = "org.rootlessd.Supervisor1.Events",
+    default_service = "org.rootlessd.Supervisor1",
+    default_path = "/org/rootlessd/Supervisor1"
+)]
+pub trait Events {
+    /// What happened, the oldest first.
+    fn list(
+        &self,
+        options: HashMap<&str, Variant<'_>>,
+    ) -> zbus::Result<Vec<HashMap<String, OwnedVariant>>>;
+    /// Something happened: its [`EventKind`](crate::EventKind), its part or nothing, and all of it.
+    #[zbus(signal)]
+    fn happened(
+        &self,
+        kind: &str,
+        part: &str,
+        event: HashMap<String, OwnedVariant>,
+    ) -> zbus::Result<()>;
+}
+
 /// A job.
 #[proxy(interface = "org.rootlessd.Supervisor1.Job", default_service = "org.rootlessd.Supervisor1")]
 pub trait Job {

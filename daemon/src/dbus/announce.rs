@@ -7,7 +7,7 @@ use std::{
 };
 
 use rootlessd_api::{
-    Job, JobResult, JobState, Status,
+    Event, Job, JobResult, JobState, Status,
     dbus::helper as dict,
     names::{ENGINE_INTERFACE, JOB_INTERFACE, JOB_PATH, OBJECT_PATH, PORTS_INTERFACE},
 };
@@ -17,7 +17,7 @@ use zbus::{
     object_server::SignalEmitter,
 };
 
-use super::{engine::Engine, gate::Gate, job::JobObject, values};
+use super::{engine::Engine, events::Events, gate::Gate, job::JobObject, values};
 use crate::supervisor::handle::Handle;
 
 /// The path of a job's object.
@@ -96,6 +96,16 @@ impl Announcer {
         for id in gone {
             told.jobs.remove(&id);
             connection.object_server().remove::<JobObject, _>(job_path(id)).await?;
+        }
+        Ok(())
+    }
+
+    /// Tell what happened, after what it brought about.
+    pub async fn events(&self, connection: &Connection, events: &[Arc<Event>]) -> zbus::Result<()> {
+        self.status(connection).await?;
+        let object = emitter(connection, OBJECT_PATH)?;
+        for event in events {
+            Events::tell(&object, event).await?;
         }
         Ok(())
     }

@@ -4,16 +4,19 @@ use std::{fs, path::Path, sync::Arc};
 
 use rootlessd_api::{
     dbus::introspection::{is_file, members, snake_case, undocumented, xml},
-    names::{BUS_NAME, ENGINE_INTERFACE, JOB_INTERFACE, PORTS_INTERFACE},
+    names::{BUS_NAME, ENGINE_INTERFACE, EVENTS_INTERFACE, JOB_INTERFACE, PORTS_INTERFACE},
     samples,
 };
 use tokio::sync::watch;
 
-use super::{announce::Announcer, engine::Engine, gate::Gate, job::JobObject, ports::Ports};
-use crate::supervisor::handle::Handle;
+use super::{
+    announce::Announcer, engine::Engine, events::Events, gate::Gate, job::JobObject, ports::Ports,
+};
+use crate::{events::Events as History, supervisor::handle::Handle};
 
 fn gate() -> (Handle, Gate) {
-    let (handle, _) = Handle::new(samples::status(), samples::log_location());
+    let events = History::new("/nowhere".into(), 0);
+    let (handle, _) = Handle::new(samples::status(), samples::log_location(), events);
     (handle.clone(), Gate::new(handle))
 }
 
@@ -32,6 +35,7 @@ fn the_files_are_those_of_the_code() {
     let files = [
         (ENGINE_INTERFACE, xml(&engine())),
         (PORTS_INTERFACE, xml(&Ports::new(gate().1))),
+        (EVENTS_INTERFACE, xml(&Events::new(gate().1))),
         (JOB_INTERFACE, xml(&job())),
     ];
     for (name, xml) in files {
@@ -48,7 +52,9 @@ fn the_files_are_those_of_the_code() {
 #[test]
 fn every_member_is_documented_and_has_its_proxy() {
     let proxies = include_str!("../../../api/src/dbus/supervisor.rs");
-    for xml in [xml(&engine()), xml(&Ports::new(gate().1)), xml(&job())] {
+    let gate = || gate().1;
+    let (ports, events) = (xml(&Ports::new(gate())), xml(&Events::new(gate())));
+    for xml in [xml(&engine()), ports, events, xml(&job())] {
         assert_eq!(undocumented(&xml), [""; 0]);
         for name in members(&xml) {
             assert!(proxies.contains(&format!("fn {}(", snake_case(name))), "{name}");

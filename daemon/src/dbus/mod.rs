@@ -3,6 +3,7 @@
 mod announce;
 mod bus;
 mod engine;
+mod events;
 mod gate;
 #[cfg(test)]
 mod introspection;
@@ -26,7 +27,7 @@ use zbus::{
     fdo::{DBusProxy, RequestNameFlags, RequestNameReply},
 };
 
-use self::{announce::Announcer, engine::Engine, gate::Gate, ports::Ports};
+use self::{announce::Announcer, engine::Engine, events::Events, gate::Gate, ports::Ports};
 use crate::supervisor::handle::Handle;
 
 /// Serve the supervisor on the bus at `address`, until the future is dropped. A bus that is not
@@ -42,6 +43,7 @@ pub async fn run(handle: Handle, address: Address) -> Infallible {
             Builder::address(address.clone())
                 .serve_at(OBJECT_PATH, engine)
                 .serve_at(OBJECT_PATH, ports)
+                .serve_at(OBJECT_PATH, Events::new(gate.clone()))
                 .build()
                 .await
         })
@@ -67,6 +69,7 @@ async fn serve(
 ) -> zbus::Result<()> {
     let mut status = handle.watch();
     let mut jobs = handle.watch_jobs();
+    let mut events = handle.events().follow();
     let bus = DBusProxy::new(connection).await?;
     let mut owners = bus.receive_name_owner_changed_with_args(&[(0, BUS_NAME)]).await?;
 
@@ -91,6 +94,7 @@ async fn serve(
                 Err(RecvError::Closed) => connection.closed().await,
             },
             Ok(()) = status.changed() => announcer.status(connection).await?,
+            Some(events) = events.next() => announcer.events(connection, &events).await?,
             Some(change) = owners.next() => {
                 let change = change.args()?;
                 let ours = connection.unique_name().map(|name| name.as_str());

@@ -123,7 +123,8 @@ pub fn error(error: Option<&Error>) -> BTreeMap<&'static str, String> {
     dict
 }
 
-fn put<T: Into<Variant<'static>>>(dict: &mut Dict, key: &'static str, value: Option<T>) {
+/// Put a value in that is there.
+pub fn put<T: Into<Variant<'static>>>(dict: &mut Dict, key: &'static str, value: Option<T>) {
     if let Some(value) = value {
         dict.insert(key, value.into());
     }

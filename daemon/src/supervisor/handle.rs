@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use crate::events::Events;
 use rootlessd_api::{
     Error, ErrorKind, Job, JobKind, JobOptions, LogLocation, Port, PublishedPort, Setting, Status,
     helper::Outcome,
@@ -71,6 +72,7 @@ pub struct Handle {
     status: watch::Receiver<Arc<Status>>,
     jobs: broadcast::Sender<Job>,
     logs: Arc<LogLocation>,
+    events: Events,
 }
 
 /// The supervisor's ends of a [`Handle`].
@@ -86,14 +88,14 @@ pub struct Mailbox {
 
 impl Handle {
     /// A handle and the supervisor's ends of it, with the first status.
-    pub fn new(status: Status, logs: LogLocation) -> (Self, Mailbox) {
+    pub fn new(status: Status, logs: LogLocation, events: Events) -> (Self, Mailbox) {
         // More requests than this wait in their connections: back-pressure, not memory.
         let (commands, commands_in) = mpsc::channel(64);
         let (status_out, status) = watch::channel(Arc::new(status));
         // A front end that lags by more than this many jobs reads the list instead.
         let (jobs, _) = broadcast::channel(64);
         let mailbox = Mailbox { commands: commands_in, status: status_out, jobs: jobs.clone() };
-        (Self { commands, status, jobs, logs: Arc::new(logs) }, mailbox)
+        (Self { commands, status, jobs, logs: Arc::new(logs), events }, mailbox)
     }
 
     /// The status as it was last published, without processes.
@@ -114,6 +116,11 @@ impl Handle {
     /// Follow the jobs: each new one, and each again when it is finished.
     pub fn watch_jobs(&self) -> broadcast::Receiver<Job> {
         self.jobs.subscribe()
+    }
+
+    /// What happened, and what happens.
+    pub const fn events(&self) -> &Events {
+        &self.events
     }
 
     /// Begin a start, stop or restart. Nothing to do is a finished job with the result `skipped`.

@@ -16,7 +16,7 @@ mod status;
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::OptionFuture;
-use rootlessd_api::{Death, Error, ErrorKind, JobResult, Process, Reason, Status};
+use rootlessd_api::{Death, Error, ErrorKind, JobResult, Process, Status};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
@@ -34,6 +34,7 @@ use self::{
 use crate::{
     config::{Loaded, Reader},
     engine::{driver, processes::Processes},
+    events::Recorder,
     helper::Helper,
     sys::clock::{self, Alarm},
 };
@@ -77,6 +78,8 @@ pub struct Links {
     pub helper: Helper,
     /// Where to remember.
     pub store: Store,
+    /// Who records what happens.
+    pub recorder: Recorder,
 }
 
 /// The supervisor.
@@ -153,7 +156,7 @@ impl Supervisor {
                 Some(list) = &mut self.listing => self.answer_asking(list.unwrap_or_default()),
                 () = clock::until(deadline) => self.jobs.end(JobResult::Timeout, Some(out_of_time())),
                 Some(how) = self.links.shutdown.recv() => match how {
-                    Shutdown::LeaveEngine => return how,
+                    Shutdown::LeaveEngine => return self.end(how),
                     Shutdown::StopEngine => {
                         self.ending = true;
                         self.step(machine::Event::Stop);
@@ -165,13 +168,22 @@ impl Supervisor {
                 if let Err(error) = self.links.store.clear() {
                     tracing::warn!("the state cannot be forgotten: {error}");
                 }
-                return Shutdown::StopEngine;
+                return self.end(Shutdown::StopEngine);
             }
         }
     }
 
+    /// Tell that this is the end.
+    fn end(&mut self, how: Shutdown) -> Shutdown {
+        let status = self.status();
+        self.links.recorder.end(&status, how);
+        how
+    }
+
     /// Go on where the last supervisor was.
     fn resume(&mut self, inherited: Inheritance) {
+        let status = self.status();
+        self.links.recorder.begin(&status, matches!(inherited, Inheritance::Engine));
         let (found, death) = match inherited {
             Inheritance::Engine => (Found::Engine, None),
             Inheritance::Nothing(None) => (Found::Nothing, None),
@@ -225,10 +237,7 @@ impl Supervisor {
                 self.engine.unwell = Some(reason);
                 self.step(machine::Event::Unhealthy);
             }
-            E::Idle => {
-                tracing::info!("nobody needs the engine: it is stopped until a client connects");
-                self.step(machine::Event::Idle);
-            }
+            E::Idle => self.step(machine::Event::Idle),
             E::OutOfReach => {
                 if matches!(self.memory.machine.life(), Life::Stopping(..)) {
                     return;
@@ -240,10 +249,6 @@ impl Supervisor {
                 self.step(machine::Event::Restart);
             }
             E::Refused(reasons) => {
-                for Reason { code, part, text, .. } in &reasons {
-                    let part = part.as_str();
-                    tracing::error!(rootlessd_part = part, "cannot start ({code}): {text}");
-                }
                 self.memory.refusals = reasons;
                 self.engine = Knowledge::default();
                 self.step(machine::Event::Refused);
@@ -256,7 +261,7 @@ impl Supervisor {
                 self.ports.refused = ports;
                 self.publish();
             }
-            E::Incidents(incidents) => self.learn_incidents(incidents),
+            E::Incidents(incidents) => self.learn_incidents(&incidents),
             E::Replaced(result) => self.take_replacement(result),
             E::PortAsked { port, reply } => self.ask_for_port(port, reply),
             E::Gone => self.lose_engine(machine::Event::Gone, deaths::stranger_stop()),
@@ -304,7 +309,7 @@ impl Supervisor {
                 Effect::Start | Effect::Stop => {}
             }
         }
-        self.publish();
+        self.publish_after(Some(event));
         self.perform(&effects);
         let error = || self.memory.why_not(life);
         self.jobs.settle(life, error);
@@ -332,6 +337,11 @@ impl Supervisor {
 
     /// Tell the world how the engine is, and remember it. Nobody else does.
     fn publish(&mut self) {
+        self.publish_after(None);
+    }
+
+    /// The same, after the machine took an event.
+    fn publish_after(&mut self, event: Option<machine::Event>) {
         let status = self.status();
         // What was decided is remembered before it is told: a supervisor that dies in between
         // leaves a decision, not a riddle.
@@ -341,14 +351,17 @@ impl Supervisor {
                 tracing::warn!("the state cannot be remembered: {error}");
             }
         }
+        let status = Arc::new(status);
         self.links.mailbox.status.send_if_modified(|last| {
-            let changed = **last != status;
+            let changed = **last != *status;
             if changed {
-                status::log_change(last, &status);
-                *last = Arc::new(status);
+                status::log_phase(last, &status);
+                *last = status.clone();
             }
             changed
         });
+        // Behind the status, so that who is told of an event finds what it brought about.
+        self.links.recorder.take(&status, event);
     }
 
     fn status(&self) -> Status {
@@ -357,7 +370,6 @@ impl Supervisor {
     }
 
     fn bury(&mut self, death: Death) {
-        tracing::error!(rootlessd_part = death.part.as_str(), "the engine died: {}", death.text);
         // Only the newest keeps its lines: the older ones are in the log.
         self.memory.deaths.iter_mut().for_each(|death| death.log.clear());
         self.memory.deaths.push(death);

@@ -14,15 +14,18 @@ const TOLD: usize = 20;
 
 impl Supervisor {
     /// Take what happened to parts.
-    pub(super) fn learn_incidents(&mut self, incidents: Vec<Incident>) {
-        for incident in incidents {
-            self.memory.remember(&incident);
-            self.engine.take(incident);
-        }
-        match self.engine.lost.is_empty() {
-            // The next probe tells whether all is well again.
-            true => self.publish(),
-            false => self.step(machine::Event::Unhealthy),
+    pub(super) fn learn_incidents(&mut self, incidents: &[Incident]) {
+        // No more at a time than are told: what is never in a status is no event.
+        for incidents in incidents.chunks(TOLD) {
+            for incident in incidents {
+                self.memory.remember(incident);
+                self.engine.take(incident.clone());
+            }
+            match self.engine.lost.is_empty() {
+                // The next probe tells whether all is well again.
+                true => self.publish(),
+                false => self.step(machine::Event::Unhealthy),
+            }
         }
     }
 

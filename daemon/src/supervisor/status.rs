@@ -110,20 +110,10 @@ fn upgrade_available(outdated: &[Part]) -> Option<Reason> {
     Some(Reason { part, ..reason })
 }
 
-/// Log a change of the state or the phase.
-pub(super) fn log_change(old: &Status, new: &Status) {
-    if (old.state, old.phase) == (new.state, new.phase) {
-        return;
-    }
-    let state = new.state.as_str();
-    match new.phase {
-        Some(phase) => {
-            tracing::info!(
-                rootlessd_state = state,
-                rootlessd_phase = phase.as_str(),
-                "{state}: {phase}"
-            );
-        }
-        None => tracing::info!(rootlessd_state = state, "{state}"),
+/// Log a change of the phase, which is no event: a start has too many of them.
+pub(super) fn log_phase(old: &Status, new: &Status) {
+    if let Some(phase) = new.phase.filter(|_| (old.state, old.phase) != (new.state, new.phase)) {
+        let (state, phase) = (new.state.as_str(), phase.as_str());
+        tracing::info!(rootlessd_state = state, rootlessd_phase = phase, "{state}: {phase}");
     }
 }

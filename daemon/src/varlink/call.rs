@@ -69,6 +69,11 @@ impl Request {
         }
     }
 
+    /// Whether the caller takes more than one reply.
+    pub const fn wants_more(&self) -> bool {
+        self.more
+    }
+
     /// Refuse a call without `more`.
     pub fn expect_more(&self) -> Result<(), ErrorReply> {
         if self.more { Ok(()) } else { Err(ErrorReply::expected_more()) }

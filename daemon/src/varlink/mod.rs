@@ -1,6 +1,7 @@
 //! varlink: a strict server for any interface, and the supervisor's interface on it.
 
 pub mod call;
+mod events;
 pub mod server;
 mod service;
 mod socket;

@@ -1,12 +1,14 @@
 //! `org.rootlessd.Supervisor`: the supervisor's [`Handle`] on varlink.
 
-use futures_util::{StreamExt, stream};
 use rootlessd_api::{Error, ErrorKind, JobKind, JobOptions, Port, names};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::call::{Answer, ErrorReply, Interface, Request};
-use crate::supervisor::handle::Handle;
+use super::{
+    call::{Answer, ErrorReply, Interface, Request},
+    events,
+};
+use crate::{events::Wanted, supervisor::handle::Handle};
 
 /// The interface. It holds no logic: every method is one of [`Handle`].
 #[derive(Clone, Debug)]
@@ -44,7 +46,19 @@ impl Interface for Supervisor {
             }
             "Watch" => {
                 request.end()?;
-                Ok(self.watch())
+                Ok(events::watch(handle))
+            }
+            "ListEvents" => {
+                let wanted =
+                    Wanted { since: request.optional("since")?, after: request.optional("after")? };
+                let limit = request.optional("limit")?;
+                request.end()?;
+                let all = handle.events();
+                let answer = match request.wants_more() {
+                    true => events::follow(all, wanted, limit).await,
+                    false => events::list(all, wanted, limit).await,
+                };
+                answer.map_err(|error| refusal(error, ""))
             }
             "Start" => self.begin(JobKind::Start, request).await,
             "Stop" => self.begin(JobKind::Stop, request).await,
@@ -112,19 +126,6 @@ impl Supervisor {
         let options = JobOptions { timeout: request.optional("timeout")?, keep_containers };
         request.end()?;
         answer("job", self.handle.request(kind, options).await, "timeout")
-    }
-
-    /// The status now and after every change. A slow reader skips to the newest.
-    fn watch(&self) -> Answer {
-        let mut status = self.handle.watch();
-        status.mark_changed();
-        let statuses = stream::unfold(status, |mut status| async move {
-            status.changed().await.ok()?;
-            let now = status.borrow_and_update().clone();
-            let reply = value(&*now).ok()?;
-            Some((json!({ "status": reply }), status))
-        });
-        Answer::Many(statuses.boxed_local())
     }
 }
 

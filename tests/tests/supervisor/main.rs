@@ -5,6 +5,7 @@
 
 mod deaths;
 mod demand;
+mod events;
 mod jobs;
 mod parts;
 mod questions;

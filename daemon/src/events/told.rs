@@ -1,0 +1,111 @@
+//! What was told so far: the sum of the events, whoever recorded them.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use rootlessd_api::{Event, EventKind, IncidentKind, Occurrence, Part, Reason, State};
+
+/// How many deaths and incidents are remembered: more than a status ever has.
+const REMEMBERED: usize = 64;
+
+/// What was told so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// The number of the last event.
+    pub last: u64,
+    /// The state, and since when.
+    pub(super) state: Option<(State, u64)>,
+    /// The reasons that were raised and not cleared.
+    pub(super) standing: Vec<Standing>,
+    /// The last deaths and incidents.
+    known: VecDeque<(EventKind, Option<Part>, u64)>,
+    /// How the parts were lost that were not replaced.
+    losses: BTreeMap<Part, String>,
+}
+
+/// A reason that was raised and not cleared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Standing {
+    pub code: String,
+    pub part: Part,
+    pub since: u64,
+    /// Whether it was raised while there was an engine: only one that is up again shows that it
+    /// holds no more.
+    pub with_engine: bool,
+}
+
+impl Standing {
+    pub fn is(&self, reason: &Reason) -> bool {
+        self.code == reason.code && self.part == reason.part
+    }
+}
+
+/// Whether there is anything of an engine.
+pub(super) const fn has_engine(state: State) -> bool {
+    matches!(state, State::Starting | State::Running | State::Degraded | State::Stopping)
+}
+
+impl Told {
+    /// What these events tell.
+    pub fn of(events: impl Iterator<Item = Event>) -> Self {
+        let mut told = Self::default();
+        events.for_each(|event| told.take(&event));
+        told
+    }
+
+    /// Add an event.
+    pub fn take(&mut self, event: &Event) {
+        self.last = self.last.max(event.seq);
+        match event.kind {
+            EventKind::Whole(Occurrence::State) => self.state = Some((event.state, event.at)),
+            EventKind::Whole(Occurrence::Raised) => self.raise(event),
+            EventKind::Whole(Occurrence::Cleared) => self.clear(event),
+            EventKind::Whole(Occurrence::Died) => {
+                self.losses.clear();
+                self.remember(event);
+            }
+            EventKind::Part(kind) => {
+                match (kind, event.part) {
+                    (IncidentKind::Lost, Some(part)) => {
+                        let how = event.cause.as_ref().unwrap_or(&event.text);
+                        self.losses.insert(part, how.clone());
+                    }
+                    (IncidentKind::Replaced, Some(part)) => drop(self.losses.remove(&part)),
+                    _ => {}
+                }
+                self.remember(event);
+            }
+            EventKind::Whole(Occurrence::Began | Occurrence::TakenOver | Occurrence::Ended) => {}
+        }
+    }
+
+    /// Whether a death or an incident was told.
+    pub(super) fn knows(&self, kind: EventKind, part: Part, at: u64) -> bool {
+        self.known.contains(&(kind, Some(part), at))
+    }
+
+    /// How a part was lost that is not replaced yet.
+    pub(super) fn loss(&self, part: Part) -> Option<&String> {
+        self.losses.get(&part)
+    }
+
+    fn remember(&mut self, event: &Event) {
+        self.known.push_back((event.kind, event.part, event.at));
+        if self.known.len() > REMEMBERED {
+            self.known.pop_front();
+        }
+    }
+
+    fn raise(&mut self, event: &Event) {
+        self.clear(event);
+        if let (Some(code), Some(part)) = (event.code.clone(), event.part) {
+            let (since, with_engine) = (event.at, has_engine(event.state));
+            self.standing.push(Standing { code, part, since, with_engine });
+        }
+    }
+
+    fn clear(&mut self, event: &Event) {
+        let is_it =
+            |it: &Standing| Some(&it.code) == event.code.as_ref() && Some(it.part) == event.part;
+        self.standing.retain(|standing| !is_it(standing));
+    }
+}
