@@ -9,10 +9,7 @@ use std::{
 use futures_util::FutureExt;
 use nix::sys::signal::Signal;
 use rootlessd_api::{Death, Error, ErrorKind, Part};
-use tokio::{
-    sync::oneshot,
-    time::{Instant, timeout},
-};
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{Init, Interruption, Stage, parts};
 use crate::{
@@ -21,15 +18,12 @@ use crate::{
         shim,
     },
     restart_policy::RestartPolicy,
-    rootlesskit::{self, port},
     sys::{children::Exit, clock, files},
 };
 
 /// How long a part may take to end that is to be replaced. Both are done in milliseconds, but dockerd
 /// then waits for clients that hold a connection, such as `docker events`.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long RootlessKit may take to forget what a dead dockerd published; it takes milliseconds.
-const PORTS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is lost, and what is being done about it.
 #[derive(Debug, Default)]
@@ -122,7 +116,7 @@ impl Init {
         let started = match part {
             Part::Containerd => parts::start_containerd(self),
             _ => {
-                self.clear_after_dockerd().await;
+                self.clear_after_dockerd();
                 if let Err(error) = self.write_dockerd_config(None) {
                     tracing::warn!("dockerd goes on by the configuration before: {error}");
                 }
@@ -144,18 +138,12 @@ impl Init {
     }
 
     /// Remove what a dockerd that did not end by itself leaves, and its successor stumbles over.
-    async fn clear_after_dockerd(&self) {
+    fn clear_after_dockerd(&self) {
         if let Err(error) = files::remove(&self.plan.docker.pid_file) {
             tracing::warn!("{} stays: {error}", self.plan.docker.pid_file.display());
         }
         // The containers run on, and so the new one publishes the same ports.
-        let socket = self.plan.rootlesskit_socket();
-        let own = rootlesskit::count_published(&self.plan.rootlesskit);
-        match timeout(PORTS_TIMEOUT, port::take_back(&socket, own)).await {
-            Ok(Ok(count)) => tracing::debug!("RootlessKit forgets {count} published ports"),
-            Ok(Err(error)) => tracing::warn!("RootlessKit does not forget ports: {error}"),
-            Err(_) => tracing::warn!("RootlessKit does not answer"),
-        }
+        self.port_proxy.keep();
     }
 
     /// A part has ended.
@@ -225,6 +213,9 @@ impl Init {
             running.due = None;
             if running.stale {
                 running.signal(Signal::SIGHUP);
+            }
+            if part == Part::Dockerd {
+                self.port_proxy.take_back();
             }
         }
         if let Some(since) = self.mending.lost.remove(&part) {

@@ -13,6 +13,7 @@ mod network_probe;
 mod parts;
 mod port_desk;
 mod port_proxy;
+mod port_table;
 mod stop;
 
 use std::{collections::BTreeSet, io, os::fd::OwnedFd, process::ExitCode, time::Duration};
@@ -27,9 +28,11 @@ use tokio::{
 
 pub use control::{InitStatus, PROTOCOL, Stage};
 pub use port_desk::PortsStatus;
+pub use port_proxy::WAYS;
+pub use port_table::Way;
 
-use self::{mend::Mending, parts::Running, port_desk::PortDesk};
-use super::{dir::EngineDir, shim, sweep};
+use self::{mend::Mending, parts::Running, port_desk::PortDesk, port_proxy::PortProxy};
+use super::{dir::EngineDir, shim, sweep, userland_proxy};
 use crate::{
     docker_config,
     plan::Plan,
@@ -88,6 +91,9 @@ struct Init {
     requests: mpsc::Receiver<Request>,
     status: watch::Sender<InitStatus>,
     ports: PortDesk,
+    port_proxy: PortProxy,
+    /// The docker-proxy that the user chose.
+    chosen_proxy: Option<String>,
     containerd: Option<Running>,
     dockerd: Option<Running>,
     mending: Mending,
@@ -137,9 +143,7 @@ impl Init {
         let (status, following) = watch::channel(InitStatus::default());
         let ports = PortDesk::default();
         control::serve(&dir, listener.try_clone()?, following, ports.clone(), ask)?;
-        if plan.ask_ports {
-            port_proxy::serve(&dir.port_proxy(), &plan, &ports)?;
-        }
+        let port_proxy = PortProxy::serve(&dir.port_proxy(), &plan, &ports)?;
         Ok(Self {
             notifications: Notifications::listen(&dir.notify_socket())?,
             dir,
@@ -150,6 +154,8 @@ impl Init {
             requests,
             status,
             ports,
+            port_proxy,
+            chosen_proxy: None,
             containerd: None,
             dockerd: None,
             mending: Mending::default(),
@@ -296,7 +302,12 @@ impl Init {
     /// Write dockerd's configuration anew from the user's and ours.
     fn write_dockerd_config(&mut self, live_restore: Option<bool>) -> Result<(), Error> {
         let user = docker_config::read(&self.plan.docker.user_config)?;
-        let merged = docker_config::merge(&user, &self.plan.docker, live_restore)?;
+        let mut merged = docker_config::merge(&user, &self.plan.docker, live_restore)?;
+        if userland_proxy::is_wanted(&user, &self.plan.dockerd_flags) {
+            self.chosen_proxy =
+                user.get(userland_proxy::KEY).and_then(|it| it.as_str()).map(str::to_owned);
+            merged[userland_proxy::KEY] = self.dir.userland_proxy().to_string_lossy().into();
+        }
         // For the time of a stop it is nobody's wish.
         if live_restore.is_none() {
             self.live_restore = merged["live-restore"] == true;
