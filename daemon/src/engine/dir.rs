@@ -10,6 +10,7 @@ use std::{
 use rootlessd_api::{Death, names};
 use serde::{Deserialize, Serialize};
 
+use super::userland_proxy;
 use crate::{
     plan::Plan,
     sys::{files, process::Identity},
@@ -75,6 +76,11 @@ impl EngineDir {
     /// The directory that dockerd takes for RootlessKit's, with our `api.sock`.
     pub fn port_proxy(&self) -> PathBuf {
         self.0.join("rootlesskit")
+    }
+
+    /// What dockerd starts for docker-proxy.
+    pub fn userland_proxy(&self) -> PathBuf {
+        self.port_proxy().join(userland_proxy::NAME)
     }
 
     /// dockerd's configuration: the user's and ours.

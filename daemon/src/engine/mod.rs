@@ -13,3 +13,4 @@ mod network_helper;
 pub mod processes;
 pub mod shim;
 pub mod sweep;
+pub mod userland_proxy;

@@ -278,12 +278,6 @@ fn flag_name(word: &str) -> Option<&str> {
     word.starts_with('-').then(|| word.trim_start_matches('-').split('=').next())?
 }
 
-/// How many ports a command line of RootlessKit publishes: the first that it gives numbers to.
-pub fn count_published(flags: &[String]) -> u64 {
-    // Several can be one argument.
-    split_published(flags).0.iter().flat_map(|ports| ports.split(',')).map(|_| 1).sum()
-}
-
 /// Takes `--publish` and `-p` with their values out of flags.
 fn split_published(flags: &[String]) -> (Vec<String>, Vec<String>) {
     let (mut published, mut others) = (Vec::new(), Vec::new());

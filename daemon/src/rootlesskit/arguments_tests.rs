@@ -227,15 +227,3 @@ fn published_ports_are_left_out_when_dockerd_listens_itself() {
     let text = &launch.notes[0].text;
     assert!(text.contains("0.0.0.0:2376:2376/tcp, 1:2/udp"), "{text}");
 }
-
-#[test]
-fn published_ports_are_counted() {
-    for (flags, count) in [
-        ("", 0),
-        ("--debug -p 0.0.0.0:2376:2376/tcp", 1),
-        ("--publish=1:2/udp -p 3:4/tcp,5:6/tcp --port-driver=builtin", 3),
-    ] {
-        let flags: Vec<_> = flags.split_ascii_whitespace().map(str::to_owned).collect();
-        assert_eq!(count_published(&flags), count, "{flags:?}");
-    }
-}

@@ -4,5 +4,5 @@ mod arguments;
 mod capabilities;
 pub mod port;
 
-pub use arguments::{Launch, Tools, Wanted, count_published, launch};
+pub use arguments::{Launch, Tools, Wanted, launch};
 pub use capabilities::Capabilities;

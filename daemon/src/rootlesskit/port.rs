@@ -95,20 +95,6 @@ pub async fn list(socket: &Path) -> io::Result<Vec<Status>> {
     Ok(ports.unwrap_or_default())
 }
 
-/// Take back every port but the first `own`, which are those of RootlessKit's command line: it
-/// numbers them from 1. How many it were.
-pub async fn take_back(socket: &Path, own: u64) -> io::Result<usize> {
-    let mut taken = 0;
-    for Status { id, .. } in list(socket).await?.into_iter().filter(|status| status.id > own) {
-        let answer = call(socket, Method::DELETE, &format!("{PORTS}/{id}"), Bytes::new()).await?;
-        // One that is gone meanwhile is what was wanted.
-        if answer.status.is_success() {
-            taken += 1;
-        }
-    }
-    Ok(taken)
-}
-
 /// Ask RootlessKit.
 pub async fn call(socket: &Path, method: Method, path: &str, body: Bytes) -> io::Result<Answer> {
     let (status, body) = http::ask(socket, method, path, body, TIMEOUT).await?;

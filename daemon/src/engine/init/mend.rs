@@ -3,10 +3,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 use rootlessd_api::{Death, Error, ErrorKind, Part};
-use tokio::{
-    task::spawn_local,
-    time::{Instant, timeout},
-};
+use tokio::{task::spawn_local, time::Instant};
 
 use super::{
     End, Init, Stage,
@@ -18,15 +15,12 @@ use crate::{
         incidents::{self, Incident},
         shim,
     },
-    rootlesskit::{self, port},
     sys::{clock, files},
 };
 
 /// How long a part may take to end that is to be replaced. Both are done in milliseconds, but dockerd
 /// then waits for clients that hold a connection, such as `docker events`.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long RootlessKit may take to forget what a dead dockerd published; it takes milliseconds.
-const PORTS_TIMEOUT: Duration = Duration::from_secs(5);
 /// What containerd gets of a stop's time at the least; it is stopped in milliseconds.
 const CONTAINERD_SHARE: Duration = Duration::from_secs(2);
 /// How long dockerd may take to read its configuration again; it takes milliseconds, or a second if it
@@ -101,7 +95,7 @@ impl Init {
         let is_first = self.machine.stage() == Stage::Starting;
         if part == Part::Dockerd {
             if !is_first {
-                self.clear_after_dockerd().await;
+                self.clear_after_dockerd();
             }
             match self.write_dockerd_config() {
                 Err(error) if is_first => {
@@ -127,18 +121,12 @@ impl Init {
     }
 
     /// Remove what a dockerd that did not end by itself leaves, and its successor stumbles over.
-    async fn clear_after_dockerd(&self) {
+    fn clear_after_dockerd(&self) {
         if let Err(error) = files::remove(&self.plan.docker.pid_file) {
             tracing::warn!("{} stays: {error}", self.plan.docker.pid_file.display());
         }
         // The containers run on, and so the new one publishes the same ports.
-        let socket = self.plan.rootlesskit_socket();
-        let own = rootlesskit::count_published(&self.plan.rootlesskit);
-        match timeout(PORTS_TIMEOUT, port::take_back(&socket, own)).await {
-            Ok(Ok(count)) => tracing::debug!("RootlessKit forgets {count} published ports"),
-            Ok(Err(error)) => tracing::warn!("RootlessKit does not forget ports: {error}"),
-            Err(_) => tracing::warn!("RootlessKit does not answer"),
-        }
+        self.port_proxy.keep();
     }
 
     fn moment(&self, limit: Limit) -> Instant {

@@ -15,6 +15,7 @@ mod network_probe;
 mod parts;
 mod port_desk;
 mod port_proxy;
+mod port_table;
 mod stop;
 
 use std::{
@@ -27,7 +28,6 @@ use std::{
 
 use futures_util::future::{LocalBoxFuture, OptionFuture};
 use rootlessd_api::{Death, Error, ErrorKind, Part};
-use serde_json::Value;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot, watch},
@@ -36,16 +36,19 @@ use tokio::{
 
 pub use control::{InitStatus, PROTOCOL, Stage};
 pub use port_desk::PortsStatus;
+pub use port_proxy::WAYS;
+pub use port_table::Way;
 
 use self::{
     machine::{Machine, Timer, Why},
     parts::Running,
     port_desk::PortDesk,
+    port_proxy::PortProxy,
 };
-use super::{dir::EngineDir, shim, sweep};
+use super::{dir::EngineDir, shim, sweep, userland_proxy};
 use crate::{
     docker_config,
-    plan::{DockerPlan, Plan},
+    plan::Plan,
     sys::{
         children::{Children, Exit},
         clock, fd, files,
@@ -101,6 +104,9 @@ struct Init {
     requests: mpsc::Receiver<Request>,
     status: watch::Sender<InitStatus>,
     ports: PortDesk,
+    port_proxy: PortProxy,
+    /// The docker-proxy that the user chose.
+    chosen_proxy: Option<String>,
     /// Decides.
     machine: Machine,
     containerd: Option<Running>,
@@ -156,9 +162,7 @@ impl Init {
         let (status, following) = watch::channel(InitStatus::default());
         let ports = PortDesk::default();
         control::serve(&dir, listener.try_clone()?, following, ports.clone(), ask)?;
-        if plan.ask_ports {
-            port_proxy::serve(&dir.port_proxy(), &plan, &ports)?;
-        }
+        let port_proxy = PortProxy::serve(&dir.port_proxy(), &plan, &ports)?;
         Ok(Self {
             notifications: Notifications::listen(&dir.notify_socket())?,
             dir,
@@ -169,6 +173,8 @@ impl Init {
             requests,
             status,
             ports,
+            port_proxy,
+            chosen_proxy: None,
             machine: Machine::default(),
             containerd: None,
             dockerd: None,
@@ -231,7 +237,13 @@ impl Init {
     /// Take what happened.
     async fn learn(&mut self, happening: Happening) -> Option<End> {
         match happening {
-            Happening::Ready(part) => self.take(machine::Event::Ready(part), None).await,
+            Happening::Ready(part) => {
+                if part == Part::Dockerd {
+                    // By now it has published again what it publishes.
+                    self.port_proxy.take_back();
+                }
+                self.take(machine::Event::Ready(part), None).await
+            }
             Happening::Exited(part, exit) => {
                 let log = match self.slot(part).take() {
                     Some(running) => running.last_lines().await,
@@ -320,8 +332,9 @@ impl Init {
 
     /// Write dockerd's configuration anew from the user's and ours.
     fn write_dockerd_config(&mut self) -> Result<(), Error> {
-        let merged = write_dockerd_config(&self.dir, &self.plan.docker, None)?;
-        self.machine.live_restore = merged["live-restore"] == true;
+        let written = write_dockerd_config(&self.dir, &self.plan, None)?;
+        self.machine.live_restore = written.live_restore;
+        self.chosen_proxy = written.chosen_proxy;
         Ok(())
     }
 
@@ -334,19 +347,30 @@ impl Init {
     }
 }
 
-/// Write dockerd's configuration from the user's and ours: what was written. `live_restore` is for the
-/// time of a stop, and nobody's wish.
+/// What dockerd's configuration came to.
+struct Written {
+    live_restore: bool,
+    chosen_proxy: Option<String>,
+}
+
+/// Write dockerd's configuration from the user's and ours. `live_restore` is for the time of a stop, and
+/// nobody's wish.
 fn write_dockerd_config(
     dir: &EngineDir,
-    docker: &DockerPlan,
+    plan: &Plan,
     live_restore: Option<bool>,
-) -> Result<Value, Error> {
-    let user = docker_config::read(&docker.user_config)?;
-    let merged = docker_config::merge(&user, docker, live_restore)?;
+) -> Result<Written, Error> {
+    let user = docker_config::read(&plan.docker.user_config)?;
+    let mut merged = docker_config::merge(&user, &plan.docker, live_restore)?;
+    let mut chosen_proxy = None;
+    if userland_proxy::is_wanted(&user, &plan.dockerd_flags) {
+        chosen_proxy = user.get(userland_proxy::KEY).and_then(|it| it.as_str()).map(str::to_owned);
+        merged[userland_proxy::KEY] = dir.userland_proxy().to_string_lossy().into();
+    }
     let path = dir.dockerd_config();
     files::replace_json(&path, &merged).map_err(|error| {
         let text = format!("{} cannot be written: {error}", path.display());
         Error::new(ErrorKind::Internal, text)
     })?;
-    Ok(merged)
+    Ok(Written { live_restore: merged["live-restore"] == true, chosen_proxy })
 }

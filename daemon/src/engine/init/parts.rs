@@ -11,6 +11,7 @@ use crate::{
     engine::{
         exec,
         log::{self, Lines, Tail},
+        userland_proxy,
     },
     plan::DockerPlan,
     rootlesskit::port,
@@ -86,14 +87,17 @@ fn start(
         .stdout(stdout)
         .stderr(stderr);
     // Of the two, dockerd and what it starts publish ports.
-    if init.plan.ask_ports && part == Part::Dockerd {
+    if part == Part::Dockerd {
         command.env("ROOTLESSKIT_STATE_DIR", init.dir.port_proxy());
+        if let Some(chosen) = &init.chosen_proxy {
+            command.env(userland_proxy::CHOSEN, chosen);
+        }
     }
     let pid = init.children.spawn(&mut command)?;
     drop(command);
     let tail = Rc::new(RefCell::new(Tail::default()));
     let filled = Rc::clone(&tail);
-    // Where the proxy is, it knows better.
+    // Where the proxy asks, it knows better.
     let ports = (!init.plan.ask_ports).then(|| init.ports.clone());
     let pump = tokio::task::spawn_local(async move {
         while let Some(line) = lines.next().await {

@@ -1,12 +1,15 @@
-//! RootlessKit's API as dockerd finds it: everything is passed on, and a port that the kernel refused
-//! is held until it is known whether the user may have it.
+//! RootlessKit's API as dockerd finds it: everything is passed on, but what a dockerd before has
+//! published already ([`PortTable`]), and a port that the kernel refused is held until it is known
+//! whether the user may have it.
 //!
 //! dockerd and rootlesskit-docker-proxy look for `api.sock`, and dockerd for `netns`, in
 //! `ROOTLESSKIT_STATE_DIR`, which is a directory of ours.
 
 use std::{
+    cell::RefCell,
     convert::Infallible,
     io,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     rc::Rc,
     sync::Arc,
@@ -23,14 +26,22 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rootlessd_api::Port;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{net::UnixListener, sync::Semaphore, time::timeout};
 
-use super::port_desk::{PortDesk, Verdict};
-use crate::{
-    plan::Plan,
-    rootlesskit::port::{self, Answer, PORTS, Spec},
+use super::{
+    port_desk::{PortDesk, Verdict},
+    port_table::{Detour, PortTable, Way},
 };
+use crate::{
+    engine::{exec, userland_proxy},
+    plan::Plan,
+    rootlesskit::port::{self, Answer, PORTS, Spec, Status},
+};
+
+/// Where docker-proxy [tells](userland_proxy) which container a port leads to: a path that
+/// RootlessKit has not got.
+pub const WAYS: &str = "/rootlessd/ways";
 
 /// How long a port is held: dockerd 27 and older gives up after 16 s, in which it may also have to wait
 /// for others.
@@ -42,21 +53,55 @@ const REQUEST_BYTES: usize = 1 << 20;
 /// How many are answered at a time.
 const CLIENTS: usize = 256;
 
-/// Be RootlessKit's API in `dir`, in a task of its own.
-pub(super) fn serve(dir: &Path, plan: &Plan, desk: &PortDesk) -> io::Result<()> {
-    std::fs::create_dir(dir)?;
-    if plan.detach_netns {
-        std::os::unix::fs::symlink(plan.state_dir.join("netns"), dir.join("netns"))?;
-    }
-    let listener = UnixListener::bind(dir.join("api.sock"))?;
-    let proxy = Rc::new(Proxy { rootlesskit: plan.rootlesskit_socket(), desk: desk.clone() });
-    tokio::task::spawn_local(accept(listener, proxy));
-    Ok(())
-}
+/// RootlessKit's API in a directory of ours; cheap to clone.
+#[derive(Clone)]
+pub(super) struct PortProxy(Rc<Proxy>);
 
 struct Proxy {
     rootlesskit: PathBuf,
     desk: PortDesk,
+    /// Whether somebody is asked for a port that was refused.
+    asks: bool,
+    table: RefCell<PortTable>,
+}
+
+impl PortProxy {
+    /// Be RootlessKit's API in `dir`, in a task of its own.
+    pub fn serve(dir: &Path, plan: &Plan, desk: &PortDesk) -> io::Result<Self> {
+        std::fs::create_dir(dir)?;
+        if plan.detach_netns {
+            symlink(plan.state_dir.join("netns"), dir.join("netns"))?;
+        }
+        symlink(exec::own_program()?, dir.join(userland_proxy::NAME))?;
+        let listener = UnixListener::bind(dir.join("api.sock"))?;
+        let proxy = Self(Rc::new(Proxy {
+            rootlesskit: plan.rootlesskit_socket(),
+            desk: desk.clone(),
+            asks: plan.ask_ports,
+            table: PortTable::new(&plan.port_driver).into(),
+        }));
+        tokio::task::spawn_local(accept(listener, proxy.0.clone()));
+        Ok(proxy)
+    }
+
+    /// The dockerd that had published ports is gone; the next may have them as they are.
+    pub fn keep(&self) {
+        self.0.table.borrow_mut().disown();
+    }
+
+    /// Take back what the dockerd before had published and the present one did not ask for, in a task
+    /// of its own: the present one has started all that it is to.
+    pub fn take_back(&self) {
+        let proxy = self.0.clone();
+        tokio::task::spawn_local(async move {
+            // Nobody can ask for one of them any more while it goes.
+            let next = || proxy.table.borrow_mut().take_unclaimed();
+            while let Some(id) = next() {
+                tracing::debug!("RootlessKit is to publish port {id} no more");
+                proxy.remove(id).await;
+            }
+        });
+    }
 }
 
 async fn accept(listener: UnixListener, proxy: Rc<Proxy>) {
@@ -95,10 +140,14 @@ impl Proxy {
         };
         let body = body.to_bytes();
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
-        let is_publish = head.method == Method::POST && path == PORTS;
-        let answer = match is_publish {
-            true => self.publish(body).await,
-            false => self.pass_on(head.method, path, body).await,
+        let answer = match (head.method, path) {
+            (Method::POST, PORTS) => self.publish(body).await,
+            (Method::PUT, WAYS) => self.learn(&body).await,
+            (Method::DELETE, path) if number(path).is_some() => {
+                let id = number(path).map(|it| self.table.borrow().id(it)).unwrap_or_default();
+                self.remove(id).await
+            }
+            (method, path) => self.pass_on(method, path, body).await,
         };
         Ok(respond(answer))
     }
@@ -109,11 +158,33 @@ impl Proxy {
         })
     }
 
-    /// Have a port published; where that needs a privilege, after it was granted.
+    async fn remove(&self, id: u64) -> Answer {
+        let answer = self.pass_on(Method::DELETE, &format!("{PORTS}/{id}"), Bytes::new()).await;
+        self.table.borrow_mut().removed(id);
+        answer
+    }
+
+    /// Have a port published, unless it is already.
     async fn publish(&self, body: Bytes) -> Answer {
+        let Ok(asked) = serde_json::from_slice::<Value>(&body) else {
+            return self.pass_on(Method::POST, PORTS, body).await;
+        };
+        if let Some(kept) = self.table.borrow_mut().claim(&asked) {
+            return Answer { status: StatusCode::CREATED, body: kept.to_string().into() };
+        }
+        let spec = self.table.borrow().spec(&asked);
+        let answer = self.publish_as(spec.to_string().into()).await;
+        if let Some(id) = id(&answer) {
+            self.table.borrow_mut().published(&asked, spec, id);
+        }
+        answer
+    }
+
+    /// Have a port published; where that needs a privilege, after it was granted.
+    async fn publish_as(&self, body: Bytes) -> Answer {
         let answer = self.pass_on(Method::POST, PORTS, body.clone()).await;
         let port = serde_json::from_slice(&body).ok().and_then(|spec: Spec| spec.port());
-        let Some(port) = port else { return answer };
+        let Some(port) = port.filter(|_| self.asks) else { return answer };
         if !answer.is_privilege_refused() {
             self.desk.forget(port);
             return answer;
@@ -130,6 +201,41 @@ impl Proxy {
             Err(_) => refuse(answer.status, &still_open(port)),
         }
     }
+
+    /// Let a port lead to its container.
+    async fn learn(&self, body: &Bytes) -> Answer {
+        let way: Way = match serde_json::from_slice(body) {
+            Ok(way) => way,
+            Err(error) => return refuse(StatusCode::BAD_REQUEST, &error.to_string()),
+        };
+        let detour = self.table.borrow_mut().learn(way);
+        if let Some(Detour { id, before, after }) = detour {
+            self.pass_on(Method::DELETE, &format!("{PORTS}/{id}"), Bytes::new()).await;
+            let mut now = None;
+            for spec in [after, before] {
+                let answer = self.pass_on(Method::POST, PORTS, spec.to_string().into()).await;
+                now = self::id(&answer).map(|id| (spec.clone(), id));
+                if now.is_some() {
+                    break;
+                }
+                let why = String::from_utf8_lossy(&answer.body);
+                tracing::warn!("RootlessKit does not publish {spec}: {why}");
+            }
+            self.table.borrow_mut().moved(id, now);
+        }
+        Answer { status: StatusCode::NO_CONTENT, body: Bytes::new() }
+    }
+}
+
+/// The number in the path of a port.
+fn number(path: &str) -> Option<u64> {
+    path.strip_prefix(PORTS)?.strip_prefix('/')?.parse().ok()
+}
+
+/// RootlessKit's number of a port that it has published.
+fn id(answer: &Answer) -> Option<u64> {
+    let is_done = answer.status.is_success();
+    is_done.then(|| serde_json::from_slice(&answer.body).ok()).flatten().map(|it: Status| it.id)
 }
 
 /// What Docker's client shows, and the command that mends it.

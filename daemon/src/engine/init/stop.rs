@@ -17,10 +17,10 @@ impl Init {
     /// Have dockerd read that its containers are not to outlive it; ends when it has, or cannot be
     /// told. Who drops it when dockerd has ended signals nobody else.
     pub(super) fn end_live_restore(&self) -> Option<LocalBoxFuture<'static, ()>> {
-        let (dir, plan) = (self.dir.clone(), self.plan.docker.clone());
+        let (dir, plan) = (self.dir.clone(), self.plan.clone());
         let pid = self.dockerd.as_ref()?.pid;
         let reading = async move {
-            match docker::info(&plan.socket).await {
+            match docker::info(&plan.docker.socket).await {
                 Ok(info) if !info.live_restore_enabled => return,
                 Ok(_) => {}
                 Err(error) => tracing::warn!("dockerd does not tell how it is: {error}"),
@@ -30,7 +30,10 @@ impl Init {
                 return;
             }
             children::send(pid, Signal::SIGHUP);
-            while !docker::info(&plan.socket).await.is_ok_and(|info| !info.live_restore_enabled) {
+            while !docker::info(&plan.docker.socket)
+                .await
+                .is_ok_and(|info| !info.live_restore_enabled)
+            {
                 sleep(INTERVAL).await;
             }
         };
