@@ -160,15 +160,18 @@ impl Init {
 
     /// A part has ended.
     pub(super) async fn take_exit(&mut self, part: Part, exit: Exit) -> Result<(), Interruption> {
-        let (was_ready, log) = match self.slot(part).take() {
-            Some(running) => (running.ready, running.last_lines().await),
-            None => (false, vec![]),
+        let (was_ready, hung, log) = match self.slot(part).take() {
+            Some(mut running) => (running.ready, running.hung.take(), running.last_lines().await),
+            None => (false, None, vec![]),
         };
         if let Some(why) = self.mending.ending.remove(&part) {
             self.note_loss(shim::death(part, None, format!("{part} was ended {why}"), vec![]));
             return Ok(());
         }
-        let text = format!("{part} {}", exit.describe());
+        let text = match hung {
+            Some(why) => format!("{part} was ended, since {why}"),
+            None => format!("{part} {}", exit.describe()),
+        };
         self.lose(shim::death(part, Some(exit), text, log), was_ready)?;
         if part == Part::Containerd && self.live_restore {
             self.end_blind_dockerd();
@@ -185,6 +188,23 @@ impl Init {
             dockerd.signal(Signal::SIGKILL);
             self.mending.ending.insert(Part::Dockerd, why);
         }
+    }
+
+    /// End a part that hangs, so that it is replaced.
+    pub(super) fn end_hung(&mut self, part: Part, pid: u32, why: String) {
+        let outlives_it = part != Part::Dockerd || self.live_restore;
+        let Some(running) = self.slot(part) else { return };
+        let is_it = running.pid().unsigned_abs() == pid && running.ready && running.due.is_none();
+        if !is_it || running.hung.is_some() {
+            return;
+        }
+        if !outlives_it {
+            tracing::warn!("{part} hangs: {why}; it is left, since containers would end with it");
+            return;
+        }
+        running.hung = Some(why);
+        running.due = Some(Instant::now() + END_TIMEOUT);
+        running.signal(Signal::SIGKILL);
     }
 
     /// A part died: have it replaced, or give the engine up.

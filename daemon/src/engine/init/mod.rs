@@ -6,16 +6,18 @@
 //! up, or too often: then it takes all of it along, and who was the first is written down.
 
 pub mod client;
+mod containers;
 mod control;
 mod mend;
 mod namespaces;
 mod network_probe;
+mod part_probe;
 mod parts;
 mod port_desk;
 mod port_proxy;
 mod stop;
 
-use std::{collections::BTreeSet, io, os::fd::OwnedFd, process::ExitCode, time::Duration};
+use std::{collections::BTreeSet, io, os::fd::OwnedFd, process::ExitCode, rc::Rc, time::Duration};
 
 use rootlessd_api::{Death, Error, Part, Phase};
 use tokio::{
@@ -28,7 +30,13 @@ use tokio::{
 pub use control::{InitStatus, PROTOCOL, Stage};
 pub use port_desk::PortsStatus;
 
-use self::{mend::Mending, parts::Running, port_desk::PortDesk};
+use self::{
+    control::Control,
+    mend::Mending,
+    part_probe::{Attention, PartProbe},
+    parts::Running,
+    port_desk::PortDesk,
+};
 use super::{dir::EngineDir, shim, sweep};
 use crate::{
     docker_config,
@@ -61,6 +69,15 @@ pub enum Request {
         /// Where the answer goes.
         reply: oneshot::Sender<Result<(), Error>>,
     },
+    /// Replace a part that does not answer.
+    Hung {
+        /// containerd or dockerd.
+        part: Part,
+        /// Which process of it.
+        pid: u32,
+        /// How it was found to hang.
+        why: String,
+    },
 }
 
 /// What can happen while the engine runs.
@@ -91,6 +108,8 @@ struct Init {
     containerd: Option<Running>,
     dockerd: Option<Running>,
     mending: Mending,
+    /// Until it is at work.
+    part_probe: Option<PartProbe>,
     /// Whether containers are to outlive dockerd, by its configuration as it was last written.
     live_restore: bool,
 }
@@ -136,7 +155,17 @@ impl Init {
         let (ask, requests) = mpsc::channel(8);
         let (status, following) = watch::channel(InitStatus::default());
         let ports = PortDesk::default();
-        control::serve(&dir, listener.try_clone()?, following, ports.clone(), ask)?;
+        let attention = Rc::new(Attention::default());
+        let part_probe =
+            PartProbe::of(&plan, following.clone(), Rc::clone(&attention), ask.clone());
+        let control = Control {
+            listener: listener.try_clone()?,
+            status: following,
+            ports: ports.clone(),
+            attention,
+            requests: ask,
+        };
+        control.serve(&dir)?;
         if plan.ask_ports {
             port_proxy::serve(&dir.port_proxy(), &plan, &ports)?;
         }
@@ -153,6 +182,7 @@ impl Init {
             containerd: None,
             dockerd: None,
             mending: Mending::default(),
+            part_probe: Some(part_probe),
             live_restore: false,
         })
     }
@@ -176,6 +206,9 @@ impl Init {
 
         self.status.send_modify(|status| status.stage = Stage::Ready);
         spawn_local(network_probe::watch(self.dir.clone(), self.plan.clone()));
+        if let Some(probe) = self.part_probe.take() {
+            spawn_local(probe.go_on());
+        }
         loop {
             self.mend().await?;
             self.go_on().await?;
@@ -218,6 +251,10 @@ impl Init {
             }
             Event::Asked(Request::Replace { parts, why, reply }) => {
                 self.replace(parts, why, reply);
+                Ok(None)
+            }
+            Event::Asked(Request::Hung { part, pid, why }) => {
+                self.end_hung(part, pid, why);
                 Ok(None)
             }
             Event::Due => Ok(None),

@@ -6,7 +6,7 @@ use nix::{sys::signal::Signal, unistd::Pid};
 use rootlessd_api::{Part, Port, Protocol};
 use tokio::{task::JoinHandle, time::Instant};
 
-use super::Init;
+use super::{Init, containers::Containers};
 use crate::{
     engine::{
         exec,
@@ -35,6 +35,8 @@ pub struct Running {
     pub ready: bool,
     /// Whether its configuration was written anew before it could be told so.
     pub stale: bool,
+    /// Why it was found to hang, and ended.
+    pub hung: Option<String>,
     /// Until when it is to be ready, or to have ended once it was asked to.
     pub due: Option<Instant>,
 }
@@ -61,6 +63,7 @@ impl Running {
 pub(super) fn start_containerd(init: &Init) -> io::Result<Running> {
     let config = init.dir.containerd_config();
     std::fs::create_dir_all(init.plan.docker.containerd_dir())?;
+    Containers::of(&init.plan.docker).prepare()?;
     files::replace(&config, containerd_config(&init.plan.docker).as_bytes())?;
     let arguments = ["--config".into(), config.into_os_string()];
     start(init, Part::Containerd, &init.plan.containerd, &arguments, None)
@@ -112,7 +115,16 @@ fn start(
             filled.borrow_mut().push(line);
         }
     });
-    Ok(Running { pid, tail, pump, program: file, ready: false, stale: false, due: None })
+    Ok(Running {
+        pid,
+        tail,
+        pump,
+        program: file,
+        ready: false,
+        stale: false,
+        hung: None,
+        due: None,
+    })
 }
 
 /// The configuration that dockerd writes for its own containerd, as far as it matters: the same
