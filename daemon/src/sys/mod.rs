@@ -9,5 +9,6 @@ pub mod files;
 pub mod grpc;
 pub mod http;
 pub mod notify;
+pub mod oom;
 pub mod process;
 pub mod sock_diag;

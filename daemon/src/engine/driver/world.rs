@@ -29,7 +29,7 @@ use crate::{
     plan::Plan,
     preflight::{self, Unfit},
     reasons::Code,
-    sys::{children::Exit, process::Process},
+    sys::{children::Exit, oom::Oom, process::Process},
     systemd::Systemd,
 };
 
@@ -159,7 +159,8 @@ impl World {
             Some(status) if status.success() => None,
             None if remains.in_order => None,
             Some(status) => {
-                let exit = Exit { pid: 0, code: status.code(), signal: status.signal() };
+                let (code, signal) = (status.code(), status.signal());
+                let exit = Exit { pid: 0, code, signal, oom: Oom::No };
                 let text = format!("engine-shim {}", exit.describe());
                 Some(shim::death(Part::Shim, Some(exit), text, vec![]))
             }
