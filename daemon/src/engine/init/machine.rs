@@ -32,6 +32,8 @@ pub enum Event {
     Exited(Part),
     /// What a timer was for is over.
     Over(Timer),
+    /// A part does not answer, for this.
+    Hung(Part, String),
     /// dockerd's configuration was written anew.
     Configured,
     /// Somebody wants parts replaced under the containers.
@@ -60,6 +62,10 @@ pub enum Effect {
     TellLost(Part, Loss),
     /// Tell that a part is replaced.
     TellReplaced(Part),
+    /// It is ended since it hangs, for this.
+    NoteHung(Part, String),
+    /// Tell that it hangs, for this, and is left as it is: containers would end with it.
+    LeaveHung(Part, String),
     /// Answer all who wait for a replacement.
     AnswerWaiting,
     /// Who asked last for a replacement gets none.
@@ -237,6 +243,10 @@ impl Machine {
                 self.replace(parts, &why, done);
                 Ok(())
             }
+            (Event::Hung(part, why), Way::Up) => {
+                self.end_hung(part, why, done);
+                Ok(())
+            }
             (Event::Configured, Way::Up) => {
                 match &mut self.dockerd {
                     Some(Running { ready: true, .. }) => {
@@ -275,7 +285,7 @@ impl Machine {
                 self.take_over(timer, done);
                 Ok(())
             }
-            (Event::Configured | Event::LiveRestoreEnded, _) => Ok(()),
+            (Event::Configured | Event::LiveRestoreEnded | Event::Hung(..), _) => Ok(()),
         };
         match (verdict, self.way) {
             (Err(verdict), Way::Up) => done.push(Effect::GiveUp(verdict)),

@@ -62,8 +62,20 @@ impl Init {
                         let _ = reply.send(Err(refused(refusal)));
                     }
                 }
+                Effect::NoteHung(part, why) => {
+                    if let Some(running) = self.slot(part) {
+                        running.hung = Some(why);
+                    }
+                }
+                Effect::LeaveHung(part, why) => {
+                    let left = "it is left, since containers would end with it";
+                    tracing::warn!(rootlessd_part = part.as_str(), "{part} hangs: {why}; {left}");
+                }
                 Effect::Watch => {
                     spawn_local(network_probe::watch(self.dir.clone(), self.plan.clone()));
+                    if let Some(probe) = self.part_probe.take() {
+                        spawn_local(probe.go_on());
+                    }
                 }
                 Effect::EndLiveRestore => self.reading = self.end_live_restore().into(),
                 Effect::DropLiveRestore => self.reading = None.into(),

@@ -7,11 +7,13 @@
 //! decided by the [machine]; the rest does it.
 
 pub mod client;
+mod containers;
 mod control;
 pub(crate) mod machine;
 mod mend;
 mod namespaces;
 mod network_probe;
+mod part_probe;
 mod parts;
 mod port_desk;
 mod port_proxy;
@@ -23,6 +25,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     process::ExitCode,
+    rc::Rc,
     time::Duration,
 };
 
@@ -40,7 +43,9 @@ pub use port_proxy::WAYS;
 pub use port_table::Way;
 
 use self::{
+    control::Control,
     machine::{Machine, Timer, Why},
+    part_probe::{Attention, PartProbe},
     parts::Running,
     port_desk::PortDesk,
     port_proxy::PortProxy,
@@ -76,6 +81,15 @@ pub enum Request {
         why: Option<String>,
         /// Where the answer goes.
         reply: oneshot::Sender<Result<(), Error>>,
+    },
+    /// Replace a part that does not answer.
+    Hung {
+        /// containerd or dockerd.
+        part: Part,
+        /// Which process of it.
+        pid: u32,
+        /// How it was found to hang.
+        why: String,
     },
 }
 
@@ -116,6 +130,8 @@ struct Init {
     lost: BTreeMap<Part, Instant>,
     /// Who waits until nothing is lost.
     waiting: Vec<oneshot::Sender<Result<(), Error>>>,
+    /// Until it is at work.
+    part_probe: Option<PartProbe>,
     /// Until when a stop may take.
     stop_by: Instant,
     /// dockerd's reading of what it is to do with containers when it ends.
@@ -161,7 +177,17 @@ impl Init {
         let (ask, requests) = mpsc::channel(8);
         let (status, following) = watch::channel(InitStatus::default());
         let ports = PortDesk::default();
-        control::serve(&dir, listener.try_clone()?, following, ports.clone(), ask)?;
+        let attention = Rc::new(Attention::default());
+        let part_probe =
+            PartProbe::of(&plan, following.clone(), Rc::clone(&attention), ask.clone());
+        let control = Control {
+            listener: listener.try_clone()?,
+            status: following,
+            ports: ports.clone(),
+            attention,
+            requests: ask,
+        };
+        control.serve(&dir)?;
         let port_proxy = PortProxy::serve(&dir.port_proxy(), &plan, &ports)?;
         Ok(Self {
             notifications: Notifications::listen(&dir.notify_socket())?,
@@ -181,6 +207,7 @@ impl Init {
             timers: BTreeMap::new(),
             lost: BTreeMap::new(),
             waiting: vec![],
+            part_probe: Some(part_probe),
             stop_by: Instant::now(),
             reading: None.into(),
         })
@@ -245,11 +272,14 @@ impl Init {
                 self.take(machine::Event::Ready(part), None).await
             }
             Happening::Exited(part, exit) => {
-                let log = match self.slot(part).take() {
-                    Some(running) => running.last_lines().await,
-                    None => vec![],
+                let (hung, log) = match self.slot(part).take() {
+                    Some(mut running) => (running.hung.take(), running.last_lines().await),
+                    None => (None, vec![]),
                 };
-                let text = format!("{part} {}", exit.describe());
+                let text = match hung {
+                    Some(why) => format!("{part} was ended, since {why}"),
+                    None => format!("{part} {}", exit.describe()),
+                };
                 let death = shim::death(part, Some(exit), text, log);
                 self.take(machine::Event::Exited(part), Some(death)).await
             }
@@ -289,6 +319,13 @@ impl Init {
                 self.waiting.push(reply);
                 let why = why.map_or(Why::Asked, Why::Said);
                 self.take(machine::Event::Replace(parts, why), None).await
+            }
+            Request::Hung { part, pid, why } => {
+                let is_it = pid.try_into().is_ok_and(|pid| self.part_of(pid) == Some(part));
+                match is_it {
+                    true => self.take(machine::Event::Hung(part, why), None).await,
+                    false => None,
+                }
             }
         }
     }

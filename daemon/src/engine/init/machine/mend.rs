@@ -70,6 +70,22 @@ impl Machine {
         }
     }
 
+    /// A part hangs: its end is a death. One that is on its way up or to its end has a limit already.
+    pub(super) fn end_hung(&mut self, part: Part, why: String, done: &mut Vec<Effect>) {
+        let keeps = part != Part::Dockerd || self.live_restore;
+        let Some(running) = self.slot(part).as_mut().filter(|it| it.ready && !it.timed) else {
+            return;
+        };
+        if !keeps {
+            done.push(Effect::LeaveHung(part, why));
+            return;
+        }
+        running.timed = true;
+        done.push(Effect::NoteHung(part, why));
+        done.push(Effect::Time(Timer::Part(part), Limit::End));
+        done.push(Effect::Signal(part, Signal::SIGKILL));
+    }
+
     /// A part has ended.
     pub(super) fn take_exit(
         &mut self,
