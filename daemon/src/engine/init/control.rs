@@ -5,7 +5,9 @@
 //! Compatibility: a rootlessd drives the engine-init of the release before it and of the one after
 //! it. Methods and fields are only added; who does not know a field ignores it.
 
-use std::{collections::BTreeSet, future::pending, io, os::fd::OwnedFd, time::Duration};
+use std::{
+    cell::Cell, collections::BTreeSet, future::pending, io, os::fd::OwnedFd, rc::Rc, time::Duration,
+};
 
 use futures_util::{StreamExt, stream};
 use nix::sys::signal::Signal;
@@ -94,7 +96,7 @@ pub(super) fn serve(
     requests: mpsc::Sender<Request>,
 ) -> io::Result<()> {
     let socket = UnixListener::bind(dir.init_socket())?;
-    let control = Control { listener, status, ports, requests };
+    let control = Control { listener, status, ports, requests, frozen: Rc::default() };
     tokio::task::spawn_local(server::serve(socket, control, Limits::default()));
     Ok(())
 }
@@ -104,6 +106,8 @@ struct Control {
     status: watch::Receiver<InitStatus>,
     ports: PortDesk,
     requests: mpsc::Sender<Request>,
+    /// The dockerd that stands still.
+    frozen: Rc<Cell<Option<u32>>>,
 }
 
 impl Interface for Control {
@@ -140,6 +144,7 @@ impl Interface for Control {
                 let timeout = Duration::from_micros(request.required("timeout")?);
                 let idle = request.optional("idle")?.unwrap_or(false);
                 request.end()?;
+                let idle = is_idle(idle, self.frozen.get(), self.status.borrow().dockerd);
                 self.ask(Request::Stop { timeout, idle }).await?;
                 Ok(Answer::nothing())
             }
@@ -148,7 +153,7 @@ impl Interface for Control {
                 request.end()?;
                 let status = *self.status.borrow();
                 let dockerd = status.dockerd.filter(|_| status.stage == Stage::Ready);
-                let frozen = Frozen::new(dockerd.ok_or_else(stopping)?).await;
+                let frozen = Frozen::new(dockerd.ok_or_else(stopping)?, &self.frozen).await;
                 frozen.map(Frozen::tell).map_err(|error| {
                     let message = format!("dockerd does not stand still: {error}");
                     own_error("Busy", json!({ "message": message }))
@@ -201,13 +206,20 @@ async fn answered(answer: oneshot::Receiver<Result<(), Error>>) -> Result<Answer
     }
 }
 
+/// Whether dockerd is needed by nobody, if that was asked: only one that stands still is. If it died
+/// since, there is another, and that has accepted clients.
+fn is_idle(asked: bool, frozen: Option<u32>, dockerd: Option<u32>) -> bool {
+    asked && frozen.is_some() && frozen == dockerd
+}
+
 /// dockerd, which stands still for as long as this lives.
-struct Frozen(Process);
+struct Frozen(Process, Rc<Cell<Option<u32>>>);
 
 impl Frozen {
-    async fn new(dockerd: u32) -> io::Result<Self> {
-        let frozen = Self(Process::open(dockerd)?);
+    async fn new(dockerd: u32, which: &Rc<Cell<Option<u32>>>) -> io::Result<Self> {
+        let frozen = Self(Process::open(dockerd)?, which.clone());
         frozen.0.signal(Signal::SIGSTOP)?;
+        which.set(Some(dockerd));
         timeout(FREEZE_TIMEOUT, children::stopped(dockerd)).await??;
         Ok(frozen)
     }
@@ -225,6 +237,7 @@ impl Frozen {
 
 impl Drop for Frozen {
     fn drop(&mut self) {
+        self.1.set(None);
         // One that is gone needs it no more.
         let _ = self.0.signal(Signal::SIGCONT);
     }
@@ -251,4 +264,23 @@ fn stopping() -> ErrorReply {
 fn own_error(name: &str, parameters: Value) -> ErrorReply {
     // The names are those of the supervisor's interface: its client understands them.
     ErrorReply::new(format!("{}.{name}", names::VARLINK_INTERFACE), parameters)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_dockerd_that_stands_still_is_idle() {
+        for (asked, frozen, dockerd, idle) in [
+            (true, Some(1), Some(1), true),
+            (false, Some(1), Some(1), false),
+            (true, Some(1), Some(2), false),
+            (true, Some(1), None, false),
+            (true, None, Some(1), false),
+            (true, None, None, false),
+        ] {
+            assert_eq!(is_idle(asked, frozen, dockerd), idle, "{asked} {frozen:?} {dockerd:?}");
+        }
+    }
 }
