@@ -4,7 +4,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 CARGO ?= cargo
 
-.PHONY: build run test test-fast test-vm attacks fresh bench lint install uninstall
+.PHONY: build run test test-fast test-vm attacks faults fresh bench lint install uninstall
 
 build:
 	scripts/check-rust.sh
@@ -29,6 +29,10 @@ test-vm:
 # The attack list against the real helper, with the fuzzer's long run, as a table.
 attacks: build
 	scripts/attacks.sh
+
+# The fault matrix: each fault on each Debian, beside stock dockerd-rootless.sh, as tables; and the kill storms.
+faults: build
+	scripts/faults.sh
 
 # `make run` on fresh machines; downloads much.
 fresh:

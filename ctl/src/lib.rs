@@ -13,6 +13,7 @@ mod exit;
 mod failure;
 mod human;
 mod job;
+mod journal;
 mod logs;
 mod output;
 mod privilege;

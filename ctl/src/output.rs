@@ -7,7 +7,7 @@ use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 use tabwriter::TabWriter;
 
-use crate::failure::Failure;
+use crate::{failure::Failure, journal};
 
 /// The styles in use: all of them plain where there is no terminal.
 #[derive(Clone, Copy, Debug, Default)]
@@ -84,11 +84,15 @@ pub fn aligned(text: &str, padding: usize) -> String {
     aligned.map_or_else(|| text.to_owned(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Tell a failure: as JSON on standard output, or to a person on standard error.
+/// Tell a failure: as JSON on standard output, or to a person on standard error; a service tells the
+/// journal.
 pub fn failure(failure: &Failure, as_json: bool) {
     if as_json {
         // Nothing is left to be done when even this cannot be written.
         let _ = json_line(&failure.to_json());
+        return;
+    }
+    if journal::failure(failure) {
         return;
     }
     let bad = Palette::of_stderr().bad;

@@ -145,8 +145,10 @@ impl Unit {
         // Until the start has its answer, the engine may not have left the state it was in.
         match now.state {
             State::Stopped | State::Listening if self.start.is_none() => {
-                // For systemd, who ends in order has been there.
-                notify(&[NotifyState::Ready, NotifyState::Stopping]);
+                // For systemd, who ends in order has been there. In one message it would not see the first:
+                // STOPPING=1 wins over READY=1, see service_notify_message() in its service.c.
+                notify(&[NotifyState::Ready]);
+                notify(&[NotifyState::Stopping]);
                 Some(Ok(Exit::Ok))
             }
             State::Failed if self.start.is_none() => Some(Err(self.failure(now))),

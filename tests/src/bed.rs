@@ -14,7 +14,7 @@ use std::process::{self, Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// The uid of the bed's user, `tester`.
 pub const TESTER: u32 = 4242;
@@ -314,7 +314,7 @@ impl fmt::Display for Output {
 pub struct Spawned {
     command: String,
     child: Child,
-    lines: Receiver<String>,
+    lines: Receiver<(SystemTime, String)>,
     seen: Vec<String>,
 }
 
@@ -327,15 +327,22 @@ impl Spawned {
             .unwrap_or_else(|e| panic!("{command:?}: {e}"));
         let stdout = child.stdout.take().expect("piped");
         let (sender, lines) = channel();
-        thread::spawn(move || forward(stdout, |line| sender.send(line).is_ok()));
+        thread::spawn(move || {
+            forward(stdout, |line| sender.send((SystemTime::now(), line)).is_ok())
+        });
         Self { command: typed(command), child, lines, seen: Vec::new() }
     }
 
     /// The next line of its output; `None` if there is none in time, or no more.
     pub fn next_line(&mut self, timeout: Duration) -> Option<String> {
-        let line = self.lines.recv_timeout(timeout).ok()?;
+        self.next_line_at(timeout).map(|(_, line)| line)
+    }
+
+    /// The same, with the time when it came.
+    pub fn next_line_at(&mut self, timeout: Duration) -> Option<(SystemTime, String)> {
+        let (at, line) = self.lines.recv_timeout(timeout).ok()?;
         self.seen.push(line.clone());
-        Some(line)
+        Some((at, line))
     }
 
     /// The next line that is what is waited for. Panics, with all that came, if it does not come.

@@ -1,6 +1,13 @@
 //! A bed with rootlessd installed, and what its tests ask of it again and again.
 
-use std::{collections::BTreeMap, fs, ops::Deref, path::Path, sync::OnceLock, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    ops::Deref,
+    path::Path,
+    sync::OnceLock,
+    time::{Duration, SystemTime},
+};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -229,13 +236,18 @@ impl Watch {
 
     /// The next status, if there is one in time and the supervisor stays.
     pub fn try_next(&mut self, timeout: Duration) -> Option<Value> {
-        let line = self.spawned.next_line(timeout)?;
+        self.try_next_at(timeout).map(|(_, status)| status)
+    }
+
+    /// The same, with the time when it came.
+    pub fn try_next_at(&mut self, timeout: Duration) -> Option<(SystemTime, Value)> {
+        let (at, line) = self.spawned.next_line_at(timeout)?;
         self.now = serde_json::from_str(&line).expect("JSON");
         let state = word(&self.now["state"]);
         if self.states.last() != Some(&state) {
             self.states.push(state);
         }
-        Some(self.now.clone())
+        Some((at, self.now.clone()))
     }
 
     /// The next status with one of these states, after the one that was seen last.

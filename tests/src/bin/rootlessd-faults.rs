@@ -1,0 +1,36 @@
+//! The fault matrix: each row so often, on each Debian, beside stock rootless Docker; prints a table each, and fails if a
+//! row is worse than its promise. `ROOTLESSD_ROUNDS` (5), `ROOTLESSD_SUITES` (all) and `ROOTLESSD_ROWS` (all) say how
+//! often, where and what.
+
+use std::{env, process::ExitCode};
+
+use rootlessd_tests::{
+    bed::Suite,
+    faults::{self, Stock},
+    rounds,
+};
+
+fn main() -> ExitCode {
+    let load = env::current_exe().expect("our own program").with_file_name("rootlessd-load");
+    let asked = env::var("ROOTLESSD_SUITES").ok();
+    let suites = [Suite::Trixie, Suite::Bookworm, Suite::Forky];
+    let suites = suites.into_iter().filter(|suite| {
+        asked.as_ref().is_none_or(|names| names.split(',').any(|name| name == suite.name()))
+    });
+    let mut broken = vec![];
+    for suite in suites {
+        let stock = Stock::boot(suite);
+        for (name, rows) in faults::groups() {
+            if rows.is_empty() {
+                continue;
+            }
+            let table = faults::run(suite, &rows, &load, rounds(5), Some(&stock));
+            println!("\n{suite}, {name}, {} times each\n{table}", rounds(5));
+            broken.extend(table.broken().into_iter().map(|line| format!("{suite}: {line}")));
+        }
+    }
+    for line in &broken {
+        println!("BROKEN {line}");
+    }
+    if broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

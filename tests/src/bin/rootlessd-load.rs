@@ -1,0 +1,33 @@
+//! A load on the control API, to be run in a bed: `rootlessd-load SOCKET WATCHERS CALLS`; prints what
+//! [`rootlessd_tests::load`] measured, as a line.
+
+use std::{path::Path, process::ExitCode};
+
+use rootlessd_tests::{load, run};
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let [socket, watchers, calls] = &words[..] else {
+        eprintln!("rootlessd-load SOCKET WATCHERS CALLS");
+        return ExitCode::FAILURE;
+    };
+    let (Ok(watchers), Ok(calls)) = (watchers.parse(), calls.parse()) else {
+        eprintln!("{watchers} and {calls} are to be numbers");
+        return ExitCode::FAILURE;
+    };
+    let socket = Path::new(socket);
+    let measured = run(async {
+        let pid = load::supervisor(socket).await?;
+        load::load(socket, pid, watchers, calls).await
+    });
+    match measured {
+        Ok(measured) => {
+            println!("{}", measured.line());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}

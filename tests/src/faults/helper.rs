@@ -1,0 +1,82 @@
+//! What root does for a user goes wrong: rows 18 and 19.
+
+use std::time::Instant;
+
+use super::{Kept, Promise, Row, Trial, ms};
+use crate::{
+    grants::{Caller as _, call},
+    machine::Machine,
+};
+
+pub(super) fn rows() -> Vec<Row> {
+    vec![
+        Row {
+            number: "18a",
+            fault: "nobody to ask",
+            promise: Promise { detected: ms(2000), recovered: None, containers: Kept::Untouched },
+            ours: |machine, _| refused(machine, "true", "true"),
+            stock: None,
+        },
+        Row {
+            number: "18b",
+            fault: "polkitd is gone",
+            promise: Promise { detected: ms(10_000), recovered: None, containers: Kept::Untouched },
+            ours: |machine, _| {
+                refused(
+                    machine,
+                    "systemctl mask -q --runtime polkit; systemctl stop polkit",
+                    "systemctl unmask -q --runtime polkit; systemctl start polkit",
+                )
+            },
+            stock: None,
+        },
+        Row {
+            number: "19",
+            fault: "the helper is killed at work",
+            promise: Promise { detected: None, recovered: ms(5000), containers: Kept::Untouched },
+            ours: killed,
+            stock: None,
+        },
+    ]
+}
+
+/// Without somebody who agrees the answer is no, soon, and nothing has changed.
+fn refused(machine: &Machine, before: &str, after: &str) -> Trial {
+    machine.root_sh(before).ok();
+    let begin = Instant::now();
+    let told = machine.try_ctl(["ports", "allow", "81"]).fails();
+    let mut trial = Trial { detected: Some(begin.elapsed()), ..Trial::default() };
+    trial.check(!told.is_empty(), || "it says nothing".into());
+    let grants = machine.root_sh("cat /var/lib/rootlessd/ledger.json 2>/dev/null || :").ok();
+    trial.check(!grants.contains("81"), || grants);
+    machine.root_sh(after).ok();
+    trial.containers.kept = 2;
+    trial
+}
+
+/// Killed at some moment of a grant, the next call finds it done or undone, and never half.
+fn killed(machine: &Machine, round: u32) -> Trial {
+    machine.decide(&[("set-unprivileged-port-start", "yes")]);
+    // A call with a fresh helper takes some 10 ms.
+    let after = 1 + round * 700 % 12_000;
+    let script = format!(
+        "setpriv --reuid 4242 --regid 4242 --clear-groups {} q 80 >/dev/null 2>&1 &
+         perl -e 'select undef, undef, undef, {after} / 1e6'; systemctl kill -s KILL rootlessd-helper; wait",
+        call("SetUnprivilegedPortStart").join(" ")
+    );
+    machine.root_sh(&script).ok();
+    let begin = Instant::now();
+    let grants = machine.grants().len();
+    let mut trial = Trial { recovered: Some(begin.elapsed()), ..Trial::default() };
+    let is = || {
+        machine.root_sh("cat /proc/sys/net/ipv4/ip_unprivileged_port_start; ls /etc/sysctl.d").ok()
+    };
+    let now = is();
+    let has = |is: &str| (is.starts_with("80"), is.contains("60-rootlessd.conf"));
+    trial.check(has(&now) == (grants == 1, grants == 1), || format!("{grants} grants, and {now}"));
+    machine.revoke_all();
+    let now = is();
+    trial.check(has(&now) == (false, false), || format!("nothing granted, and {now}"));
+    trial.containers.kept = 2;
+    trial
+}

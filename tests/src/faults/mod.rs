@@ -1,0 +1,173 @@
+//! The faults that an engine has to live with, a row each, and what is promised for each. A row is provoked in a bed,
+//! on rootlessd and, where it makes sense, on stock rootless Docker, and measured: how soon it is told, how soon
+//! what users need works again, what became of the containers, and what is left.
+
+mod files;
+mod helper;
+mod machine;
+mod parts;
+mod supervisor;
+mod table;
+mod trial;
+
+pub use self::{
+    table::Table,
+    trial::{Containers, Stock, Trial, alive, compare},
+};
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use crate::{bed::Suite, machine::Machine};
+
+/// A fault.
+pub struct Row {
+    /// The row of the fault matrix, with a letter where there are several.
+    pub number: &'static str,
+    /// What happens.
+    pub fault: &'static str,
+    /// What is promised.
+    pub promise: Promise,
+    /// Provokes it, and sees what comes of it. The engine runs before and after.
+    pub ours: fn(&Machine, u32) -> Trial,
+    /// The same with stock rootless Docker, where there is something to compare.
+    pub stock: Option<fn(&Stock) -> Trial>,
+}
+
+/// What a row may take at most. `None`: nothing is to be seen of it at all, or it is no matter of time.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Promise {
+    /// From the fault until the status tells it.
+    pub detected: Option<Duration>,
+    /// From the fault until what had been lost works again.
+    pub recovered: Option<Duration>,
+    /// The containers that run on, or come back, are all there are. Where not, they start anew.
+    pub containers: Kept,
+}
+
+/// What containers live through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kept {
+    /// Nothing: the same processes go on.
+    #[default]
+    Untouched,
+    /// A start of their own, by their restart policies.
+    StartedAnew,
+}
+
+const fn ms(ms: u64) -> Option<Duration> {
+    Some(Duration::from_millis(ms))
+}
+
+/// Promises these times, in ms.
+const fn within(detected: u64, recovered: u64) -> Promise {
+    Promise { detected: ms(detected), recovered: ms(recovered), containers: Kept::Untouched }
+}
+
+/// Promises that all is well after so many ms, without anything to tell.
+const fn well_within(recovered: u64) -> Promise {
+    Promise { detected: None, recovered: ms(recovered), containers: Kept::Untouched }
+}
+
+impl Promise {
+    /// The same, with containers that start anew.
+    const fn anew(self) -> Self {
+        Self { containers: Kept::StartedAnew, ..self }
+    }
+
+    /// Why a trial falls short of it; empty if it does not.
+    pub fn broken_by(&self, trial: &Trial) -> Vec<String> {
+        let late = |what: &str, limit: Option<Duration>, took: Option<Duration>| match (limit, took)
+        {
+            (Some(limit), None) => Some(format!("not {what} in {limit:?}, nor later")),
+            (Some(limit), Some(took)) if took > limit => {
+                Some(format!("{what} after {took:?} of {limit:?}"))
+            }
+            _ => None,
+        };
+        let Containers { kept: _, restarted, lost } = trial.containers;
+        let ended = lost + if self.containers == Kept::Untouched { restarted } else { 0 };
+        [
+            late("told", self.detected, trial.detected),
+            late("well", self.recovered, trial.recovered),
+            (ended > 0).then(|| format!("{ended} containers ended")),
+            (!trial.left.is_empty()).then(|| format!("left: {}", trial.left.join("; "))),
+        ]
+        .into_iter()
+        .flatten()
+        .chain(trial.broken.iter().cloned())
+        .collect()
+    }
+}
+
+/// A name, and the rows that share a machine.
+pub type Group = (&'static str, Vec<Row>);
+
+/// All of them, or those that `ROOTLESSD_ROWS` names, as `3,4a`.
+pub fn groups() -> Vec<Group> {
+    let asked = std::env::var("ROOTLESSD_ROWS").ok();
+    let is_asked = |row: &Row| {
+        asked.as_ref().is_none_or(|rows| rows.split(',').any(|number| number == row.number))
+    };
+    let machine = files::rows().into_iter().chain(machine::rows()).collect();
+    let all: [Group; 4] = [
+        ("parts", parts::rows()),
+        ("supervisor", supervisor::rows()),
+        ("machine", machine),
+        ("helper", helper::rows()),
+    ];
+    all.map(|(name, rows)| (name, rows.into_iter().filter(is_asked).collect())).into()
+}
+
+/// Provokes each of the rows so often on a machine of their own, and once on stock rootless Docker, if there
+/// is one. `load` is the program `rootlessd-load`.
+pub fn run(suite: Suite, rows: &[Row], load: &Path, rounds: u32, stock: Option<&Stock>) -> Table {
+    let mut table = Table::default();
+    let mut machine = prepared(suite, load);
+    for row in rows {
+        let begin = Instant::now();
+        let mut trials = vec![];
+        for round in 0..rounds {
+            match caught(|| (row.ours)(&machine, round)) {
+                Ok(trial) => trials.push(trial),
+                Err(broken) => {
+                    // Whatever state that is, it is none for the others.
+                    machine = prepared(suite, load);
+                    trials.push(Trial { broken: vec![broken], ..Trial::default() });
+                }
+            }
+        }
+        let beside = stock.zip(row.stock).map(|(stock, try_it)| {
+            caught(|| try_it(stock))
+                .unwrap_or_else(|broken| Trial { broken: vec![broken], ..Trial::default() })
+        });
+        table.add(row, &trials, beside);
+        eprintln!("{suite} {} {}: {:.1} s", row.number, row.fault, begin.elapsed().as_secs_f64());
+    }
+    machine.ctl(["stop"]);
+    table.end(&machine.leftovers());
+    table
+}
+
+/// What a trial came to, or why it could not be ended.
+fn caught<T>(trial: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(trial)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned()
+    })
+}
+
+/// A machine with an engine and two containers.
+fn prepared(suite: Suite, load: &Path) -> Machine {
+    let machine = Machine::boot(suite);
+    machine.copy_in(load, "/usr/local/bin/rootlessd-load");
+    // There are many deaths here, and none is one too many.
+    machine.configure(trial::CONFIG);
+    machine.enable();
+    machine.serve();
+    machine.user_sh("docker run -d --name other --restart always rootlessd/tiny").ok();
+    machine
+}

@@ -1,0 +1,187 @@
+//! A part of the engine dies or hangs: rows 1 to 6, and 21.
+
+use super::{
+    Row, Stock, Trial,
+    trial::{CONFIG, is, lost_again, page, provoke, provoke_by_root, reason, signal, told},
+    within,
+};
+use crate::machine::{Machine, SOON, pids, word};
+
+/// A page of the outer world, at an address that is neither a container's nor the machine's loopback's.
+const OUTSIDE: &str = "http://198.51.100.1/page";
+
+pub(super) fn rows() -> Vec<Row> {
+    vec![
+        Row {
+            number: "1",
+            fault: "rootlesskit killed",
+            promise: within(100, 1000).anew(),
+            ours: |machine, _| {
+                let fault = signal(machine, "KILL", "rootlesskit");
+                provoke(machine, &fault, &page(), &is("backoff"))
+            },
+            stock: Some(|stock| stock.provoke("kill -KILL $(pgrep -xo rootlesskit)", &page())),
+        },
+        Row {
+            number: "2",
+            fault: "rootlesskit's child killed",
+            promise: within(100, 1000).anew(),
+            ours: |machine, _| {
+                let fault = signal(machine, "KILL", "rootlesskit's child");
+                provoke(machine, &fault, &page(), &is("backoff"))
+            },
+            stock: Some(|stock| stock.provoke(&format!("kill -KILL {CHILD}"), &page())),
+        },
+        Row {
+            number: "3",
+            fault: "dockerd killed",
+            promise: within(100, 600),
+            ours: |machine, _| killed(machine, "dockerd", &page()),
+            stock: Some(|stock| stock.provoke("kill -KILL $(pidof dockerd)", &page())),
+        },
+        Row {
+            number: "4a",
+            fault: "containerd killed: docker exec",
+            promise: within(1000, 1300),
+            ours: |machine, _| killed(machine, "containerd", "docker exec web true"),
+            stock: Some(|stock| containerd(stock, "KILL", "docker exec web true")),
+        },
+        Row {
+            number: "4b",
+            fault: "containerd killed: docker run",
+            promise: within(1000, 1700),
+            ours: |machine, _| killed(machine, "containerd", "docker run --rm rootlessd/tiny true"),
+            stock: Some(|stock| containerd(stock, "KILL", "docker run --rm rootlessd/tiny true")),
+        },
+        Row {
+            number: "5a",
+            fault: "slirp4netns killed",
+            promise: within(1000, 500),
+            ours: |machine, _| network(machine, "KILL"),
+            stock: Some(|stock| stock_network(stock, "KILL")),
+        },
+        Row {
+            number: "5b",
+            fault: "pasta killed",
+            promise: within(1000, 500),
+            ours: |machine, _| {
+                machine.configure(&format!("{CONFIG}[engine.network]\ndriver = \"pasta\"\n"));
+                machine.ctl(["restart"]);
+                machine.wait_page();
+                let trial = network(machine, "KILL");
+                machine.configure(CONFIG);
+                machine.ctl(["restart"]);
+                machine.wait_page();
+                trial
+            },
+            stock: None,
+        },
+        Row {
+            number: "6a",
+            fault: "slirp4netns stopped",
+            promise: within(10_000, 10_500),
+            ours: |machine, _| network(machine, "STOP"),
+            stock: Some(|stock| stock_network(stock, "STOP")),
+        },
+        Row {
+            number: "6b",
+            fault: "dockerd stopped",
+            promise: within(10_000, 11_000),
+            ours: |machine, _| hangs(machine, "dockerd"),
+            stock: Some(|stock| stock.provoke("kill -STOP $(pidof dockerd)", EXEC)),
+        },
+        Row {
+            number: "6c",
+            fault: "containerd stopped",
+            promise: within(10_000, 11_500),
+            ours: |machine, _| hangs(machine, "containerd"),
+            stock: Some(|stock| containerd(stock, "STOP", EXEC)),
+        },
+        Row {
+            number: "21",
+            fault: "dies three times too often",
+            promise: within(10_000, 30_000).anew(),
+            ours: |machine, _| too_often(machine),
+            stock: Some(|stock| {
+                let fault = "for i in 1 2 3 4; do
+                    until pid=$(pidof dockerd); do sleep 0.05; done; kill -KILL $pid; sleep 3
+                done";
+                stock.provoke(fault, &page())
+            }),
+        },
+    ]
+}
+
+/// What a hanging part answers no more. It has a limit of its own, since it would wait for ever.
+const EXEC: &str = "timeout 2 docker exec web true";
+
+/// RootlessKit's child, as root sees it.
+const CHILD: &str =
+    "$(pgrep -xP $(pgrep -xo rootlesskit) exe || pgrep -xP $(pgrep -xo rootlesskit) rootlesskit)";
+
+fn killed(machine: &Machine, part: &'static str, check: &str) -> Trial {
+    let lost = lost_again(machine, part);
+    provoke(machine, &signal(machine, "KILL", part), check, &lost)
+}
+
+fn hangs(machine: &Machine, part: &'static str) -> Trial {
+    let lost = lost_again(machine, part);
+    provoke(machine, &signal(machine, "STOP", part), EXEC, &lost)
+}
+
+fn containerd(stock: &Stock, signal: &str, check: &str) -> Trial {
+    stock.provoke(&format!("kill -{signal} $(pidof containerd)"), check)
+}
+
+/// A way out of the container `web`, seen from its network namespace.
+fn way_out(machine: &crate::bed::Bed, pid: &str) -> String {
+    let serve = "mkdir -p /srv && echo outside >/srv/page
+                 pidof busybox || busybox httpd -p 198.51.100.1:80 -h /srv";
+    machine.root_sh(serve).ok();
+    format!("nsenter --net=/proc/{pid}/ns/net curl -sf -m 0.1 -o /dev/null {OUTSIDE}")
+}
+
+fn network(machine: &Machine, signal: &str) -> Trial {
+    let pid = pids(&machine.wait_known())["network"][0].clone();
+    let check = way_out(machine, &machine.web_pid());
+    provoke_by_root(
+        machine,
+        &format!("kill -{signal} {pid}"),
+        &check,
+        &lost_again(machine, "network"),
+    )
+}
+
+fn stock_network(stock: &Stock, signal: &str) -> Trial {
+    let pid = stock.0.user(["docker", "inspect", "-f", "{{.State.Pid}}", "web"]);
+    let pid = if pid.status.success() { pid.ok() } else { String::new() };
+    let check = way_out(&stock.0, &pid);
+    stock.provoke_as_root(&format!("kill -{signal} $(pidof slirp4netns)"), &check)
+}
+
+/// More deaths than the engine may have: it is given up, says why, and starts when it is asked to.
+fn too_often(machine: &Machine) -> Trial {
+    machine.configure("[engine.restart]\nlimit = 3\n");
+    machine.ctl(["reload"]);
+    let fault = r#"
+        for death in 1 2 3; do
+            # 3: it does not run.
+            until rootlessctl status; do sleep 0.02; done
+            kill -KILL $(pgrep -xo rootlesskit)
+            while rootlessctl status; do :; done
+        done
+        until rootlessctl status --json | grep -q died-too-often; do sleep 0.02; done
+        rootlessctl status --json >/tmp/given-up
+        rootlessctl reset-failed
+        rootlessctl start
+    "#;
+    let mut trial = provoke(machine, fault, &page(), &is("failed"));
+    let status = serde_json::from_str(&machine.user(["cat", "/tmp/given-up"]).ok()).expect("JSON");
+    trial.check(reason(&status, "died-too-often").is_some(), || told(&status));
+    let lines = status["deaths"][2]["log"].as_array().map_or(0, Vec::len);
+    trial.check(lines > 0, || format!("no log lines of {}", word(&status["deaths"][2]["part"])));
+    machine.configure(CONFIG);
+    machine.ctl(["reload"]);
+    machine.wait_unit("docker.service", "active", SOON);
+    trial
+}

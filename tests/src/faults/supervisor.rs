@@ -1,0 +1,228 @@
+//! rootlessd itself is killed, cut off, flooded or starved: rows 7, 8, 17, 22, 23, 25 and 26.
+
+use std::time::Duration;
+
+use super::{
+    Kept, Promise, Row, Trial, ms,
+    trial::{alive, compare, is, page, provoke, timed_by_user, unit_with, zombies},
+    well_within, within,
+};
+use crate::{
+    load::Measured,
+    machine::{Machine, RUNTIME, SOON, pids, word},
+};
+
+/// How long a status may take under load.
+const P99: Duration = Duration::from_millis(50);
+/// What rootlessd may take more under load.
+const GROWTH: u64 = 10 << 20;
+
+pub(super) fn rows() -> Vec<Row> {
+    vec![
+        Row {
+            number: "7a",
+            fault: "rootlessd killed while running",
+            promise: well_within(1000),
+            ours: |machine, _| supervisor_killed(machine),
+            stock: None,
+        },
+        Row {
+            number: "7b",
+            fault: "rootlessd killed while it restarts the engine",
+            promise: within(20_000, 5000).anew(),
+            ours: supervisor_killed_on_the_way,
+            stock: None,
+        },
+        Row {
+            number: "8a",
+            fault: "rootlesskit killed while it starts",
+            promise: within(20_000, 5000).anew(),
+            ours: killed_at_start,
+            stock: None,
+        },
+        Row {
+            number: "8b",
+            fault: "a start called off",
+            promise: Promise { detected: ms(5000), recovered: None, containers: Kept::StartedAnew },
+            ours: called_off,
+            stock: None,
+        },
+        Row {
+            number: "17",
+            fault: "the session bus killed",
+            promise: well_within(2000),
+            ours: |machine, _| {
+                let fault = "systemctl --user kill -s KILL dbus.service; rootlessctl status";
+                let check = "busctl --user status org.rootlessd.Supervisor1";
+                let engine = machine.status()["mainPid"].clone();
+                let mut trial = provoke(machine, fault, check, &|_| true);
+                trial.detected = None;
+                trial.check(machine.status()["mainPid"] == engine, || {
+                    "the engine is another".into()
+                });
+                trial
+            },
+            stock: None,
+        },
+        Row {
+            number: "22",
+            fault: "1,000 calls at once, 200 watchers, one deaf",
+            promise: Promise { detected: None, recovered: Some(P99), containers: Kept::Untouched },
+            ours: |machine, _| loaded(machine, "", 200, 1000),
+            stock: None,
+        },
+        Row {
+            number: "23",
+            fault: "10,000 SIGHUP a second, 20 calls at once",
+            promise: Promise { detected: None, recovered: Some(P99), containers: Kept::Untouched },
+            ours: |machine, _| {
+                let pid = word(&machine.status()["supervisor"]["pid"]);
+                let flood = format!(
+                    "timeout 20 bash -c 'while :; do for i in {{1..100}}; do kill -HUP {pid}; done; sleep 0.01; done' & sleep 0.5;"
+                );
+                loaded(machine, &flood, 10, 20)
+            },
+            stock: None,
+        },
+        Row {
+            number: "25",
+            fault: "the engine's pid is another process's",
+            promise: Promise {
+                detected: None,
+                recovered: ms(20_000),
+                containers: Kept::StartedAnew,
+            },
+            ours: |machine, _| strangers_pid(machine),
+            stock: None,
+        },
+        Row {
+            number: "26",
+            fault: "64 open files, and clients for all of them",
+            promise: well_within(2000),
+            ours: |machine, _| few_files(machine),
+            stock: None,
+        },
+    ]
+}
+
+fn supervisor_killed(machine: &Machine) -> Trial {
+    let before = machine.wait_known();
+    let pid = word(&before["supervisor"]["pid"]);
+    let answers = format!("rootlessctl status --json | grep -v {pid:?} | grep -q '\"supervisor\"'");
+    let fault = format!("kill -KILL {pid}");
+    let alive_before = alive(machine);
+    let mut trial = away(machine, &fault, &answers);
+    trial.containers = compare(&alive_before, &alive(machine));
+    let now = machine.wait_known();
+    for part in ["shim", "rootlesskit", "network", "init", "containerd", "dockerd"] {
+        trial.check(pids(&before)[part] == pids(&now)[part], || format!("{part} is another"));
+    }
+    trial
+}
+
+/// A fault of rootlessd's own, which nobody can be told of meanwhile.
+fn away(machine: &Machine, fault: &str, check: &str) -> Trial {
+    machine.ctl(["reset-failed"]);
+    timed_by_user(machine, fault, check)
+}
+
+fn supervisor_killed_on_the_way(machine: &Machine, round: u32) -> Trial {
+    let pid = word(&machine.status()["supervisor"]["pid"]);
+    let before = alive(machine);
+    let fault =
+        format!("rootlessctl restart --no-block; sleep 0.{:03}; kill -KILL {pid}", moment(round));
+    let mut trial = away(machine, &fault, &page());
+    machine.wait_state("running");
+    trial.detected = trial.recovered;
+    trial.containers = compare(&before, &alive(machine));
+    trial
+}
+
+/// When something happens on the way, in ms: all over the first 400 of them, one after the other.
+fn moment(round: u32) -> u32 {
+    10 + round * 70 % 390
+}
+
+fn killed_at_start(machine: &Machine, round: u32) -> Trial {
+    let fault = format!(
+        "rootlessctl restart --no-block; sleep 0.{:03}; pkill -KILL -xo rootlesskit; rootlessctl start",
+        moment(round)
+    );
+    provoke(machine, &fault, &page(), &is("running"))
+}
+
+fn called_off(machine: &Machine, round: u32) -> Trial {
+    machine.ctl(["stop"]);
+    let script =
+        format!("rootlessctl start --no-block && sleep 0.{:03} && rootlessctl stop", moment(round));
+    let begin = std::time::Instant::now();
+    machine.user_sh(&script).ok();
+    let mut trial = Trial { detected: Some(begin.elapsed()), ..Trial::default() };
+    let state = machine.state();
+    trial.check(state == "stopped", || format!("it is {state}"));
+    trial.left = machine.leftovers().lines().map(str::to_owned).collect();
+    machine.ctl(["start"]);
+    machine.wait_page();
+    trial.containers.restarted = 2;
+    trial
+}
+
+/// Calls the status under load, with something else under way.
+fn loaded(machine: &Machine, meanwhile: &str, watchers: u32, calls: u32) -> Trial {
+    let alive_before = alive(machine);
+    let before = machine.wait_known();
+    let load = format!(
+        "{meanwhile} rootlessd-load {RUNTIME}/rootlessd/org.rootlessd.Supervisor {watchers} {calls}; kill %1 2>/dev/null; true"
+    );
+    let line = machine.user(["bash", "-c", &load]).ok();
+    let measured = Measured::of(&line).unwrap_or_else(|| panic!("{line:?}"));
+    let mut trial = Trial {
+        recovered: Some(measured.p99),
+        containers: compare(&alive_before, &alive(machine)),
+        left: zombies(machine),
+        ..Trial::default()
+    };
+    trial.check(measured.growth <= GROWTH, || format!("{} bytes more", measured.growth));
+    let now = machine.status();
+    trial.check(now["supervisor"]["pid"] == before["supervisor"]["pid"], || {
+        "rootlessd is another".into()
+    });
+    trial
+}
+
+/// Its files name a process that has nothing to do with it.
+fn strangers_pid(machine: &Machine) -> Trial {
+    machine.user(["systemctl", "--user", "stop", "rootlessd"]).ok();
+    let fault = format!(
+        r#"sleep 600 >/dev/null 2>&1 & stranger=$!
+        mkdir -p {RUNTIME}/rootlessd/engine
+        echo "{{\"shim\":{{\"pid\":$stranger,\"start_time\":1}}}}" >{RUNTIME}/rootlessd/engine/engine.json
+        systemctl --user start rootlessd"#
+    );
+    let mut trial = timed_by_user(machine, &fault, &page());
+    machine.wait_state("running");
+    let ended = machine.user_sh("pgrep -fx 'sleep 600'");
+    trial.check(ended.status.success(), || "the other process was ended".into());
+    machine.user_sh("kill $(pgrep -fx 'sleep 600')").ok();
+    trial.containers.restarted = 2;
+    trial
+}
+
+fn few_files(machine: &Machine) -> Trial {
+    unit_with(machine, "LimitNOFILE=64");
+    machine.wait_known();
+    let before = alive(machine);
+    let socket = format!("{RUNTIME}/rootlessd/org.rootlessd.Supervisor");
+    let fault = format!(
+        "for i in $(seq 100); do (sleep 3 | socat -u - UNIX-CONNECT:{socket}) & done; sleep 0.5"
+    );
+    // One that is let in waits until somebody else goes.
+    let check = "rootlessctl status --timeout 10s --json | grep -q running && docker version";
+    let mut trial = timed_by_user(machine, &fault, check);
+    // The clients go after three seconds; whoever waits may take as long.
+    trial.recovered = trial.recovered.map(|took| took.saturating_sub(Duration::from_secs(3)));
+    trial.containers = compare(&before, &alive(machine));
+    unit_with(machine, "");
+    machine.wait_unit("rootlessd.service", "active", SOON);
+    trial
+}

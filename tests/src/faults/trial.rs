@@ -1,0 +1,305 @@
+//! A trial of a fault: what is done, what is waited for, and what was seen.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use serde_json::Value;
+
+use crate::{
+    bed::{Bed, IMAGE, Output, Suite},
+    machine::{Machine, PAGE, SOON, Watch, victims, word},
+};
+
+/// rootlessd's configuration for most rows.
+pub const CONFIG: &str = "[engine.restart]\nlimit = 0\n";
+
+/// For how long a stock engine is watched that does not recover.
+const PATIENCE: u32 = 20;
+
+/// Does `$0`, and tries `$1` until it works for half a second on end, for at most `$2` seconds: prints when it began, and
+/// when it worked again for the first time. Times are µs of the clock.
+const TIMED: &str = r#"
+now() { echo "${EPOCHREALTIME/./}"; }
+begin=$(now)
+eval "$0" >/dev/null 2>&1
+well=
+while now=$(now); ((now - begin < $2 * 1000000)); do
+    if ! eval "$1" >/dev/null 2>&1; then
+        well=
+        sleep 0.002
+    elif [ -z "$well" ]; then
+        well=$(now)
+    elif ((now - well > 500000)); then
+        echo "$begin $well"
+        exit
+    fi
+done
+echo "$begin never"
+"#;
+
+/// What was seen of a fault.
+#[derive(Clone, Debug, Default)]
+pub struct Trial {
+    /// How soon it was told.
+    pub detected: Option<Duration>,
+    /// How soon what it broke worked again.
+    pub recovered: Option<Duration>,
+    /// What became of them.
+    pub containers: Containers,
+    /// Processes, mounts, files, ports and zombies that nobody needs any more.
+    pub left: Vec<String>,
+    /// What else is not as promised.
+    pub broken: Vec<String>,
+}
+
+impl Trial {
+    /// Notes that something is not as promised.
+    pub fn check(&mut self, holds: bool, or: impl FnOnce() -> String) {
+        if !holds {
+            self.broken.push(or());
+        }
+    }
+}
+
+/// How many containers live how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Containers {
+    /// The same process goes on.
+    pub kept: usize,
+    /// It was started anew.
+    pub restarted: usize,
+    /// It does not run.
+    pub lost: usize,
+}
+
+/// Curl's look at the page, as a command of a shell.
+pub fn page() -> String {
+    format!("curl -sf -m 5 {PAGE}")
+}
+
+/// What of each container is another after its restart, by name; nothing of one that does not run.
+pub type Alive = BTreeMap<String, String>;
+
+/// The containers that there are.
+pub fn alive(bed: &Bed) -> Alive {
+    let list = "docker ps -aq | xargs -r docker inspect -f \
+                '{{.Name}} {{if .State.Running}}{{.State.Pid}} {{.State.StartedAt}}{{end}}'";
+    let list = bed.user_sh(list).ok();
+    let entries = list.lines().filter_map(|line| line.split_once(' '));
+    entries.map(|(name, life)| (name.to_owned(), life.to_owned())).collect()
+}
+
+/// What became of those that ran.
+pub fn compare(before: &Alive, after: &Alive) -> Containers {
+    let mut count = Containers::default();
+    for (name, life) in before.iter().filter(|(_, life)| !life.is_empty()) {
+        *match after.get(name) {
+            Some(now) if now == life => &mut count.kept,
+            Some(now) if !now.is_empty() => &mut count.restarted,
+            _ => &mut count.lost,
+        } += 1;
+    }
+    count
+}
+
+/// Provokes a fault by a script of the user's, and waits until `check` works.
+pub fn provoke(
+    machine: &Machine,
+    fault: &str,
+    check: &str,
+    is_told: &dyn Fn(&Value) -> bool,
+) -> Trial {
+    follow(machine, &|| machine.user(timed(fault, check)), is_told)
+}
+
+/// The same by a script of root's.
+pub fn provoke_by_root(
+    machine: &Machine,
+    fault: &str,
+    check: &str,
+    is_told: &dyn Fn(&Value) -> bool,
+) -> Trial {
+    follow(machine, &|| machine.root(timed(fault, check)), is_told)
+}
+
+fn timed<'a>(fault: &'a str, check: &'a str) -> [&'a str; 6] {
+    ["bash", "-c", TIMED, fault, check, "30"]
+}
+
+fn follow(
+    machine: &Machine,
+    provoke: &dyn Fn() -> Output,
+    is_told: &dyn Fn(&Value) -> bool,
+) -> Trial {
+    // What an earlier trial did is none of this one's.
+    machine.ctl(["reset-failed"]);
+    machine.wait_known();
+    let before = alive(machine);
+    let mut watch = machine.watch();
+    let (begin, recovered) = times(&provoke().ok());
+    let detected = told_after(&mut watch, begin, is_told);
+    machine.wait_state("running");
+    Trial {
+        detected,
+        recovered,
+        containers: compare(&before, &settled(machine, &before)),
+        left: zombies(machine),
+        broken: vec![],
+    }
+}
+
+/// The containers, once all of those that there were run again, or it is clear that they do not.
+fn settled(machine: &Machine, before: &Alive) -> Alive {
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    loop {
+        let now = alive(machine);
+        let all = before.keys().all(|name| now.get(name).is_some_and(|life| !life.is_empty()));
+        if all || std::time::Instant::now() > deadline {
+            return now;
+        }
+    }
+}
+
+/// What [`TIMED`] printed: when it began, and how soon all was well.
+fn times(printed: &str) -> (SystemTime, Option<Duration>) {
+    let (begin, end) = printed.trim().split_once(' ').expect("two words");
+    let begin: u64 = begin.parse().expect("µs");
+    let end: Option<u64> = end.parse().ok();
+    let recovered = end.map(|end| Duration::from_micros(end.saturating_sub(begin)));
+    (UNIX_EPOCH + Duration::from_micros(begin), recovered)
+}
+
+/// How long after the fault a status came that tells it.
+fn told_after(
+    watch: &mut Watch,
+    begin: SystemTime,
+    is_told: &dyn Fn(&Value) -> bool,
+) -> Option<Duration> {
+    while let Some((at, status)) = watch.try_next_at(SOON) {
+        if is_told(&status) {
+            return Some(at.duration_since(begin).unwrap_or_default());
+        }
+    }
+    None
+}
+
+/// Kills or stops a process of the engine.
+pub fn signal(machine: &Machine, signal: &str, victim: &str) -> String {
+    let pid = &victims(&machine.wait_known())[victim];
+    match signal {
+        // Until it is dead, all may seem well.
+        "KILL" => format!("kill -KILL {pid}; while kill -0 {pid}; do :; done"),
+        _ => format!("kill -{signal} {pid}"),
+    }
+}
+
+/// A status of this state.
+pub fn is(state: &'static str) -> impl Fn(&Value) -> bool {
+    move |status| status["state"] == state
+}
+
+/// A status that has a reason with this code.
+pub fn has_reason(code: &'static str) -> impl Fn(&Value) -> bool {
+    move |status| reason(status, code).is_some()
+}
+
+/// The reason with this code.
+pub fn reason<'a>(status: &'a Value, code: &str) -> Option<&'a Value> {
+    status["reasons"].as_array()?.iter().find(|reason| reason["code"] == code)
+}
+
+/// A status that tells that a part was lost more often than it was before.
+pub fn lost_again(machine: &Machine, part: &'static str) -> impl Fn(&Value) -> bool {
+    let count = move |status: &Value| {
+        let incidents = status["incidents"].as_array();
+        let lost =
+            incidents.into_iter().flatten().filter(|it| it["kind"] == "lost" && it["part"] == part);
+        lost.map(|it| it["at"].as_u64()).max().flatten()
+    };
+    let before = count(&machine.status());
+    move |status| count(status) > before
+}
+
+/// Dead processes that nobody asked for, but for a test's own commands, whose parent is outside.
+pub fn zombies(bed: &Bed) -> Vec<String> {
+    let list = "ps -eo stat=,pid=,ppid=,args= | awk '$1 ~ /^Z/ && $3 != 0'";
+    bed.root_sh(list).ok().lines().map(|line| format!("zombie {line}")).collect()
+}
+
+/// Restarts rootlessd with other lines in its unit, as a drop-in; none: as it was.
+pub fn unit_with(machine: &Machine, lines: &str) {
+    let directory = "/home/tester/.config/systemd/user/rootlessd.service.d";
+    match lines {
+        "" => drop(machine.user(["rm", "-rf", directory]).ok()),
+        _ => machine.write(&format!("{directory}/fault.conf"), format!("[Service]\n{lines}\n")),
+    }
+    machine.user_sh("systemctl --user daemon-reload && systemctl --user restart rootlessd").ok();
+}
+
+/// Stock rootless Docker in a bed, with the same containers.
+#[derive(Debug)]
+pub struct Stock(pub Bed);
+
+impl Stock {
+    /// Boots and starts it.
+    pub fn boot(suite: Suite) -> Self {
+        let bed = Bed::boot(suite);
+        bed.stock_install();
+        bed.user(["docker", "load", "-qi", IMAGE]).ok();
+        bed.user_sh("docker run -d --name web -p 8080:80 --restart unless-stopped rootlessd/tiny")
+            .ok();
+        bed.user_sh("docker run -d --name other --restart always rootlessd/tiny").ok();
+        Self(bed)
+    }
+
+    /// Provokes a fault by a script of root's, and watches until `check` works for the user. Whatever becomes of it, the
+    /// engine runs before the next.
+    pub fn provoke(&self, fault: &str, check: &str) -> Trial {
+        let environment = "DOCKER_HOST=unix:///run/user/4242/docker.sock HOME=/home/tester XDG_RUNTIME_DIR=/run/user/4242";
+        let user = format!("setpriv --reuid 4242 --regid 4242 --clear-groups env {environment}");
+        self.provoke_as_root(fault, &format!("{user} {check}"))
+    }
+
+    /// The same, with a check of root's.
+    pub fn provoke_as_root(&self, fault: &str, check: &str) -> Trial {
+        self.revive();
+        let before = alive(&self.0);
+        let patience = PATIENCE.to_string();
+        let printed = self.0.root(["bash", "-c", TIMED, fault, check, &patience]).ok();
+        let (_, recovered) = times(&printed);
+        let left = zombies(&self.0);
+        let answers = self.0.user(["timeout", "5", "docker", "version"]).status.success();
+        let containers = match answers {
+            true => compare(&before, &alive(&self.0)),
+            false => Containers { lost: before.len(), ..Containers::default() },
+        };
+        Trial { detected: None, recovered, containers, left, broken: vec![] }
+    }
+
+    /// Starts it anew if it is not what it was.
+    fn revive(&self) {
+        let works = format!("timeout 5 docker exec web true && {}", page());
+        if !self.0.user_sh(&works).status.success() {
+            self.0.root_sh("pidof slirp4netns dockerd containerd | xargs -r kill -CONT; true").ok();
+            self.0
+                .user_sh("systemctl --user reset-failed docker; systemctl --user restart docker")
+                .ok();
+            let wait = "until docker exec web true && docker exec other true; do sleep 0.1; done 2>/dev/null";
+            self.0.user(["timeout", "60", "sh", "-c", wait]).ok();
+        }
+    }
+}
+
+/// The words of a status, for a message.
+pub fn told(status: &Value) -> String {
+    let codes = status["reasons"].as_array().into_iter().flatten().map(|it| word(&it["code"]));
+    format!("{}: {}", word(&status["state"]), codes.collect::<Vec<_>>().join(", "))
+}
+
+/// The times of a fault by a script of the user's, whoever is there to tell it.
+pub fn timed_by_user(machine: &Machine, fault: &str, check: &str) -> Trial {
+    let (_, recovered) = times(&machine.user(timed(fault, check)).ok());
+    Trial { recovered, left: zombies(machine), ..Trial::default() }
+}

@@ -1,0 +1,35 @@
+//! Each row of the fault matrix once, on Debian 13. `make faults` has them all, often, on each Debian and beside
+//! stock rootless Docker.
+
+use std::path::Path;
+
+use rootlessd_tests::{bed::Suite, faults, machine::rounds};
+
+fn group(name: &str) {
+    let groups = faults::groups();
+    let (_, rows) = groups.into_iter().find(|(it, _)| *it == name).expect("a group");
+    let load = Path::new(env!("CARGO_BIN_EXE_rootlessd-load"));
+    let table = faults::run(Suite::Trixie, &rows, load, rounds(1), None);
+    eprintln!("{table}");
+    assert_eq!(table.broken(), [""; 0]);
+}
+
+#[test]
+fn parts() {
+    group("parts");
+}
+
+#[test]
+fn supervisor() {
+    group("supervisor");
+}
+
+#[test]
+fn machine() {
+    group("machine");
+}
+
+#[test]
+fn helper() {
+    group("helper");
+}
