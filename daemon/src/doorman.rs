@@ -33,7 +33,7 @@ const CLIENTS: usize = 64;
 
 /// What is done with a client that connects now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Door {
+pub(crate) enum Door {
     /// It waits in the queue: for ever if dockerd answers, else for so long.
     Queue(Option<Duration>),
     /// It waits in the queue, and the engine is started for it.
@@ -115,7 +115,7 @@ async fn until_somebody_comes(listener: &UnixListener) {
 }
 
 /// What is done with a client, when clients have waited for `waited` already.
-fn door(status: &Status, waited: Duration, client_wait: Duration) -> Door {
+pub(crate) fn door(status: &Status, waited: Duration, client_wait: Duration) -> Door {
     let text = match status.state {
         State::Running | State::Degraded => return Door::Queue(None),
         State::Listening => return Door::Start,

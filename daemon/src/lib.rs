@@ -12,6 +12,8 @@ pub mod follower;
 pub mod helper;
 pub mod lock;
 pub mod logging;
+#[cfg(test)]
+mod model;
 pub mod pid1;
 pub mod plan;
 pub mod preflight;

@@ -36,23 +36,27 @@ pub struct Remains {
     pub death: Option<Death>,
     /// Whether it ended in order: who does takes its record along.
     pub in_order: bool,
+    /// Which process of it does not end, and why, if there is one.
+    pub left: Option<String>,
 }
 
 /// End whatever is left of the engine, and remove its files: all that can be known of its end.
 /// `plan`: the engine's; otherwise as it was written down.
 pub async fn sweep(systemd: Option<&Systemd>, dir: &EngineDir, plan: Option<&Plan>) -> Remains {
-    let remains = Remains {
-        death: dir.read_death().ok().flatten(),
-        in_order: matches!(dir.read_record(), Ok(None)),
-    };
+    let death = dir.read_death().ok().flatten();
+    let in_order = matches!(dir.read_record(), Ok(None));
     let written = if plan.is_some() { None } else { dir.read_plan().ok().flatten() };
-    end(systemd, dir, plan.or(written.as_ref())).await;
-    remains
+    let left = end(systemd, dir, plan.or(written.as_ref())).await;
+    Remains { death, in_order, left }
 }
 
-/// No step waits for the success of the one before: what one cannot end, the next may.
-async fn end(systemd: Option<&Systemd>, dir: &EngineDir, plan: Option<&Plan>) {
-    tell("a process", end_processes(dir, plan).await);
+/// No step waits for the success of the one before: what one cannot end, the next may. Which process
+/// none of them has ended.
+async fn end(systemd: Option<&Systemd>, dir: &EngineDir, plan: Option<&Plan>) -> Option<String> {
+    let left = end_processes(dir, plan).await.err().map(|error| error.to_string());
+    if let Some(left) = &left {
+        tracing::warn!("a process of the last engine stays: {left}");
+    }
     if let Some(systemd) = systemd {
         for unit in [names::ENGINE_SCOPE, names::CONTAINERS_SLICE] {
             tell(unit, systemd.kill_cgroup(unit).await);
@@ -64,6 +68,7 @@ async fn end(systemd: Option<&Systemd>, dir: &EngineDir, plan: Option<&Plan>) {
         remove_state_dir(&plan.state_dir);
     }
     tell(dir.path().display(), dir.remove());
+    left
 }
 
 /// Say what stays, if it does.

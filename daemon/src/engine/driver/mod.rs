@@ -213,7 +213,7 @@ impl Driver {
             Some(Err(Failure::Died(death))) => self.world.tell(Event::Died(death)).await,
             // A launch that is dropped takes its held-back shim along.
             None => {
-                self.world.clean().await;
+                let _ = self.world.clean().await;
                 self.world.tell(Event::Gone).await;
             }
         }

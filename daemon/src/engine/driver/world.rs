@@ -63,6 +63,14 @@ pub(super) enum Failure {
 }
 
 impl Failure {
+    /// Two dockerds on one data-root would ruin it: there is no launch beside a process of the last
+    /// engine, as one that waits for a disk and so cannot be ended.
+    fn of_remains(remains: Remains) -> Option<Self> {
+        let left = remains.left?;
+        let text = format!("the last engine is not gone yet: {left}");
+        Some(Self::Died(shim::death(Part::Host, None, text, vec![])))
+    }
+
     /// What could not be seen is tried again as after a death: no person has to mend it.
     fn of_preflight(unfit: Unfit) -> Self {
         match unfit {
@@ -89,17 +97,21 @@ impl World {
     /// by [`Self::clean`].
     pub(super) async fn launch(&self) -> Result<Engine, Failure> {
         self.tell(Event::Phase(Phase::Preflight)).await;
-        self.clean().await;
+        Failure::of_remains(self.clean().await).map_or(Ok(()), Err)?;
         let loaded = self.read_config().await.map_err(|reason| Failure::Refused(vec![reason]))?;
         let systemd = self.systemd.is_some();
         let plan = preflight::prepare(&self.dirs, &self.environment, &loaded, systemd)
             .await
             .map_err(Failure::of_preflight)?;
         self.tell(Event::Phase(Phase::Namespaces)).await;
-        self.start_shim(plan).await.map_err(|error| {
-            let text = format!("the engine cannot be started: {error}");
-            Failure::Died(shim::death(Part::Shim, None, text, vec![]))
-        })
+        match self.start_shim(plan).await {
+            Ok(engine) => Ok(engine),
+            Err(error) => {
+                let _ = self.clean().await;
+                let text = format!("the engine cannot be started: {error}");
+                Err(Failure::Died(shim::death(Part::Shim, None, text, vec![])))
+            }
+        }
     }
 
     async fn read_config(&self) -> Result<Loaded, Reason> {
@@ -173,11 +185,25 @@ impl World {
     }
 
     /// Remove what an engine left that nobody saw end.
-    pub(super) async fn clean(&self) {
-        self.sweep(None).await;
+    pub(super) async fn clean(&self) -> Remains {
+        self.sweep(None).await
     }
 
     async fn sweep(&self, plan: Option<&Plan>) -> Remains {
         sweep::sweep(self.systemd.as_ref(), &self.dir(), plan).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beside_what_is_left_nothing_is_launched() {
+        let remains = |left| Remains { death: None, in_order: false, left };
+        assert!(Failure::of_remains(remains(None)).is_none());
+        let left = Some("process 7 does not end".to_owned());
+        let Some(Failure::Died(death)) = Failure::of_remains(remains(left)) else { panic!() };
+        assert_eq!(death.text, "the last engine is not gone yet: process 7 does not end");
     }
 }

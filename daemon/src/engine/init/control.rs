@@ -130,6 +130,7 @@ impl Interface for Control {
                 let timeout = Duration::from_micros(request.required("timeout")?);
                 let idle = request.optional("idle")?.unwrap_or(false);
                 request.end()?;
+                let idle = is_idle(idle, self.attention.kept_still(), self.status.borrow().dockerd);
                 self.ask(Request::Stop { timeout, idle }).await?;
                 Ok(Answer::nothing())
             }
@@ -204,6 +205,12 @@ async fn answered(answer: oneshot::Receiver<Result<(), Error>>) -> Result<Answer
     }
 }
 
+/// Whether dockerd is needed by nobody, if that was asked: only one that stands still is. If it died
+/// since, there is another, and that has accepted clients.
+fn is_idle(asked: bool, frozen: Option<u32>, dockerd: Option<u32>) -> bool {
+    asked && frozen.is_some() && frozen == dockerd
+}
+
 /// dockerd, which stands still for as long as this lives.
 struct Frozen {
     dockerd: Process,
@@ -213,7 +220,7 @@ struct Frozen {
 impl Frozen {
     async fn new(dockerd: u32, attention: Rc<Attention>) -> io::Result<Self> {
         let frozen = Self { dockerd: Process::open(dockerd)?, attention };
-        frozen.attention.keep_still(true);
+        frozen.attention.keep_still(Some(dockerd));
         frozen.dockerd.signal(Signal::SIGSTOP)?;
         timeout(FREEZE_TIMEOUT, children::stopped(dockerd)).await??;
         Ok(frozen)
@@ -234,7 +241,7 @@ impl Drop for Frozen {
     fn drop(&mut self) {
         // One that is gone needs it no more.
         let _ = self.dockerd.signal(Signal::SIGCONT);
-        self.attention.keep_still(false);
+        self.attention.keep_still(None);
     }
 }
 
@@ -259,4 +266,23 @@ fn stopping() -> ErrorReply {
 fn own_error(name: &str, parameters: Value) -> ErrorReply {
     // The names are those of the supervisor's interface: its client understands them.
     ErrorReply::new(format!("{}.{name}", names::VARLINK_INTERFACE), parameters)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_dockerd_that_stands_still_is_idle() {
+        for (asked, frozen, dockerd, idle) in [
+            (true, Some(1), Some(1), true),
+            (false, Some(1), Some(1), false),
+            (true, Some(1), Some(2), false),
+            (true, Some(1), None, false),
+            (true, None, Some(1), false),
+            (true, None, None, false),
+        ] {
+            assert_eq!(is_idle(asked, frozen, dockerd), idle, "{asked} {frozen:?} {dockerd:?}");
+        }
+    }
 }

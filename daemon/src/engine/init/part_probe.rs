@@ -47,7 +47,7 @@ const HEALTH: &str = "/grpc.health.v1.Health/Check";
 #[derive(Debug, Default)]
 pub(super) struct Attention {
     doubt: Notify,
-    kept_still: Cell<bool>,
+    kept_still: Cell<Option<u32>>,
 }
 
 impl Attention {
@@ -56,9 +56,14 @@ impl Attention {
         self.doubt.notify_one();
     }
 
-    /// Whether dockerd is kept still on purpose, so that it cannot answer, and must not be asked.
-    pub fn keep_still(&self, still: bool) {
-        self.kept_still.set(still);
+    /// The dockerd that is kept still on purpose, so that it cannot answer, and must not be asked.
+    pub fn keep_still(&self, dockerd: Option<u32>) {
+        self.kept_still.set(dockerd);
+    }
+
+    /// Which that is.
+    pub fn kept_still(&self) -> Option<u32> {
+        self.kept_still.get()
     }
 }
 
@@ -96,7 +101,7 @@ impl PartProbe {
             if containerd.is_none() && dockerd.is_none() {
                 self.until_next().await;
             }
-            if self.attention.kept_still.get() || self.status.borrow().stage != Stage::Ready {
+            if self.attention.kept_still().is_some() || self.status.borrow().stage != Stage::Ready {
                 (containerd, dockerd) = (None, None);
                 sleep(INTERVAL).await;
                 continue;
