@@ -92,8 +92,12 @@ fn what_dies_is_told_with_what_became_of_it() {
     assert!(replaced["took"].as_u64().unwrap() > 0);
     state(&mut follower, "running");
 
-    // While no rootlessd is there to see it.
+    // Who follows is told until the connection ends.
     kill(user.rootlessd());
+    for follower in [follower, ready] {
+        assert_eq!(follower.wait().code(), Some(4));
+    }
+    // While no rootlessd is there to see it.
     let dockerd = user.pid("dockerd");
     kill(dockerd);
     wait_for("another dockerd", SOON, || user.find("dockerd").filter(|&pid| pid != dockerd));
