@@ -71,8 +71,8 @@ impl FromStr for EventKind {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Event {
-    /// Its number: each is one greater than the one before, also across restarts of rootlessd. It
-    /// is the order in which events became known.
+    /// Its number: greater than that of the one before, also across restarts of rootlessd, after
+    /// which some are left out. It is the order in which events became known.
     pub seq: u64,
     /// When it happened, in µs of CLOCK_REALTIME. Of what happened while no rootlessd was there,
     /// it is earlier than that of the event before.

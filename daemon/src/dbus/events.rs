@@ -98,8 +98,8 @@ impl Events {
     /// "died" (the engine), "raised" and "cleared" (one of the Reasons), or one of Incidents: "lost",
     /// "replaced", "missing". part: the part that it is about, or empty. Words may be added.
     ///
-    /// event: "seq" (t), a number that is one greater with each event, also after a restart of
-    /// rootlessd; "at" (t), when, in µs of CLOCK_REALTIME; "kind" (s); "state" (s), of the engine, then;
+    /// event: "seq" (t), a number that is greater with each event, also after a restart of
+    /// rootlessd, after which some are left out; "at" (t), when, in µs of CLOCK_REALTIME; "kind" (s); "state" (s), of the engine, then;
     /// "text" (s), a sentence. And, each absent where there is none: "part" (s); "from" (s), the state
     /// before; "code" (s), of a reason, or of what changed the state ("start", "stop", "restart",
     /// "client", "idle", "retry", "found", "died", "reset"); "cause" (s), a sentence; "action" (s), what

@@ -24,8 +24,8 @@ use rootlessd_api::{
 /// How long a file of the history gets before it becomes the older one.
 pub const FILE_BYTES: u64 = 512 << 10;
 
-/// How many events wait for a disk that takes none; it is less than a file of them.
-const WAITING: usize = 512;
+/// How many events wait for a disk that takes none, at most; it is less than a file of them.
+pub(super) const WAITING: u64 = 512;
 
 /// The history, and what is still to be written of it.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ impl History {
         let mut waiting = locked(&self.waiting);
         // The writer takes all of them at a time, and a failed one tries again with the next event.
         let is_due = waiting.is_empty() || locked_now(&self.writer).is_some_and(|it| it.failing);
-        if waiting.len() == WAITING {
+        if waiting.len() as u64 == WAITING {
             waiting.pop_front();
         }
         waiting.push_back(event);
@@ -85,7 +85,7 @@ impl History {
         writer.failing = written.is_err();
         if written.is_err() {
             let mut waiting = locked(&self.waiting);
-            let room = WAITING.saturating_sub(waiting.len());
+            let room = (WAITING as usize).saturating_sub(waiting.len());
             let kept = batch.into_iter().rev().take(room);
             kept.for_each(|event| waiting.push_front(event));
         }

@@ -78,11 +78,9 @@ fn death(death: &Death, status: &Status, blank: &Event) -> Event {
 fn incident(incident: &Incident, told: &Told, blank: &Event) -> Event {
     let part = incident.part;
     let (text, cause, action) = match incident.kind {
-        IncidentKind::Lost => (
-            format!("{part} was lost: {}", incident.text),
-            Some(incident.text.clone()),
-            Some("it is being replaced"),
-        ),
+        IncidentKind::Lost => {
+            (incident.text.clone(), Some(incident.text.clone()), Some("it is being replaced"))
+        }
         IncidentKind::Replaced => {
             (incident.text.clone(), told.loss(part).cloned(), Some("another took its place"))
         }

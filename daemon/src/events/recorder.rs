@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use rootlessd_api::{Event, EventKind, Occurrence, Part, Status};
 
-use super::{Events, Told, log, news::news};
+use super::{Events, Told, history::WAITING, log, news::news};
 use crate::{
     supervisor::{Shutdown, machine},
     sys::clock,
@@ -20,13 +20,18 @@ pub struct Recorder {
 impl Recorder {
     /// Go on with the history in `directory`.
     pub fn new(directory: PathBuf) -> Self {
-        let told = match rootlessd_api::history::read(&directory) {
+        let mut told = match rootlessd_api::history::read(&directory) {
             Ok(events) => Told::of(events),
             Err(error) => {
                 tracing::warn!("the history in {} cannot be read: {error}", directory.display());
                 Told::default()
             }
         };
+        // One that was killed may have told of events and given them numbers that it did not record:
+        // nobody who knows one of these is to take another event for it.
+        if told.last > 0 && !told.is_ended {
+            told.last += WAITING;
+        }
         let events = Events::new(directory, told.last);
         Self { told, events }
     }

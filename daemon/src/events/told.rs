@@ -12,6 +12,8 @@ const REMEMBERED: usize = 64;
 pub struct Told {
     /// The number of the last event.
     pub last: u64,
+    /// Whether that was the end of a rootlessd, before which it had everything recorded.
+    pub(super) is_ended: bool,
     /// The state, and since when.
     pub(super) state: Option<(State, u64)>,
     /// The reasons that were raised and not cleared.
@@ -55,6 +57,7 @@ impl Told {
     /// Add an event.
     pub fn take(&mut self, event: &Event) {
         self.last = self.last.max(event.seq);
+        self.is_ended = event.kind == EventKind::Whole(Occurrence::Ended);
         match event.kind {
             EventKind::Whole(Occurrence::State) => self.state = Some((event.state, event.at)),
             EventKind::Whole(Occurrence::Raised) => self.raise(event),

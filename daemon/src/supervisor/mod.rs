@@ -351,17 +351,13 @@ impl Supervisor {
                 tracing::warn!("the state cannot be remembered: {error}");
             }
         }
-        let status = Arc::new(status);
-        self.links.mailbox.status.send_if_modified(|last| {
-            let changed = **last != *status;
-            if changed {
-                status::log_phase(last, &status);
-                *last = status.clone();
-            }
-            changed
-        });
+        let (old, status) = (self.links.mailbox.status.borrow().clone(), Arc::new(status));
+        if old != status {
+            self.links.mailbox.status.send_replace(status.clone());
+        }
         // Behind the status, so that who is told of an event finds what it brought about.
         self.links.recorder.take(&status, event);
+        status::log_phase(&old, &status);
     }
 
     fn status(&self) -> Status {

@@ -1,0 +1,170 @@
+//! What happened to a real engine, as it is recorded while its parts and rootlessd are killed;
+//! without systemd.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{collections::BTreeSet, fs, time::Duration};
+
+use nix::sys::signal::Signal;
+use rootlessd_tests::{
+    bed::{Spawned, wait_for},
+    solo::{Process, SOON, User, rounds, signal, text, wait_gone},
+};
+use serde_json::Value;
+
+/// No death is one too many here.
+const PATIENT: &str = "engine.restart = { limit = 0, delay = \"10ms\", max_delay = \"10ms\" }\n";
+
+fn parsed(line: &str) -> Value {
+    serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
+}
+
+/// `rootlessctl events --json`, with more arguments.
+fn events(user: &User, more: &str) -> Vec<Value> {
+    let output = user.ctl(&format!("events --json {more}")).ok();
+    output.lines().map(parsed).collect()
+}
+
+/// The next event of a kind.
+fn next(follower: &mut Spawned, kind: &str, part: &str) -> Value {
+    let is_it = |event: &Value| event["kind"] == kind && event["part"] == part;
+    parsed(&follower.wait_line(SOON, |line| is_it(&parsed(line))))
+}
+
+fn state(follower: &mut Spawned, state: &str) -> Value {
+    let is_it = |event: &Value| event["kind"] == "state" && event["state"] == state;
+    parsed(&follower.wait_line(SOON, |line| is_it(&parsed(line))))
+}
+
+fn kill(pid: u32) {
+    signal(pid, Signal::SIGKILL);
+    wait_gone(pid);
+}
+
+/// The network helper that is no zombie.
+fn helper(user: &User) -> Option<Process> {
+    let parents = [user.pid("shim"), user.pid("rootlesskit")];
+    user.processes().into_iter().find(|process| {
+        ["slirp4netns", "pasta"].contains(&process.name.as_str())
+            && process.state != 'Z'
+            && parents.contains(&process.parent)
+    })
+}
+
+/// Nothing is told twice, and numbers are left out only where a rootlessd followed one that was
+/// killed.
+fn assert_numbered(events: &[Value]) {
+    for pair in events.windows(2) {
+        let [before, after] = [0, 1].map(|index| pair[index]["seq"].as_u64().unwrap());
+        let is_new = pair[1]["kind"] == "taken_over";
+        assert!(after == before + 1 || is_new && after > before, "{pair:#?}");
+    }
+}
+
+#[test]
+fn what_dies_is_told_with_what_became_of_it() {
+    let user = User::new();
+    user.configure(PATIENT);
+    user.start();
+    user.load_image();
+    user.serve_page("");
+    let mut follower = user.spawn(["rootlessctl", "events", "-f", "-n", "0", "--json"]);
+    // Once it answers, whatever happens is told.
+    let mut ready = user.spawn(["rootlessctl", "events", "-f", "-n", "1", "--json"]);
+    ready.next_line(SOON).unwrap();
+
+    kill(user.pid("dockerd"));
+    let lost = next(&mut follower, "lost", "dockerd");
+    assert!(text(&lost["cause"]).contains("killed by SIGKILL"), "{lost}");
+    let replaced = next(&mut follower, "replaced", "dockerd");
+    assert_eq!(replaced["cause"], lost["cause"]);
+    let took = Duration::from_micros(replaced["took"].as_u64().unwrap());
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    let running = state(&mut follower, "running");
+    assert_eq!(running["from"], "degraded");
+    assert!(running["took"].as_u64().unwrap() > 0);
+
+    let victim = helper(&user).unwrap();
+    signal(victim.pid, Signal::SIGKILL);
+    let lost = next(&mut follower, "lost", "network");
+    assert!(text(&lost["text"]).contains(&victim.name), "{lost}");
+    let replaced = next(&mut follower, "replaced", "network");
+    assert!(replaced["took"].as_u64().unwrap() > 0);
+    state(&mut follower, "running");
+
+    // Who follows is told until the connection ends.
+    kill(user.rootlessd());
+    for follower in [follower, ready] {
+        assert_eq!(follower.wait().code(), Some(4));
+    }
+    // While no rootlessd is there to see it.
+    let dockerd = user.pid("dockerd");
+    kill(dockerd);
+    wait_for("another dockerd", SOON, || user.find("dockerd").filter(|&pid| pid != dockerd));
+    let gone = events(&user, "");
+    assert_eq!(gone.last().unwrap()["state"], "running", "it is read without it, and not new");
+    user.daemonize();
+    wait_for("it is known", SOON, || {
+        let events = events(&user, "--part dockerd");
+        (events.iter().filter(|event| event["kind"] == "replaced").count() == 2).then_some(())
+    });
+    let all = events(&user, "-n all");
+    assert_numbered(&all);
+    assert_eq!(all[..gone.len()], gone);
+    let kinds: Vec<_> = all[gone.len()..].iter().map(|event| text(&event["kind"])).collect();
+    let others: Vec<_> = kinds.iter().filter(|kind| *kind != "state").collect();
+    assert_eq!(others, ["taken_over", "lost", "replaced"]);
+    assert_eq!(kinds[0], "taken_over");
+
+    user.wait_state("running");
+    user.ctl("stop").ok();
+    let people = user.ctl("events -n 2").ok();
+    assert!(people.lines().last().unwrap().contains("the engine is stopped, after"), "{people}");
+    user.assert_clean(false);
+}
+
+/// What happened to parts is recorded once each, however often rootlessd is killed meanwhile.
+#[test]
+fn whoever_is_killed_the_history_is_whole() {
+    let user = User::new();
+    user.configure(PATIENT);
+    user.start();
+    let incidents = || {
+        let path = user.engine_directory().join("incidents.jsonl");
+        let text = fs::read_to_string(path).unwrap();
+        text.lines().map(parsed).collect::<Vec<_>>()
+    };
+    let rounds = rounds(4);
+    for round in 0..rounds {
+        let dockerd = user.pid("dockerd");
+        if round % 2 == 0 {
+            signal(dockerd, Signal::SIGKILL);
+        }
+        kill(user.rootlessd());
+        // It can be read at any time, also without a rootlessd.
+        assert_numbered(&events(&user, "-n all"));
+        if round % 2 == 1 {
+            signal(dockerd, Signal::SIGKILL);
+        }
+        user.daemonize();
+        wait_for("another dockerd", SOON, || user.find("dockerd").filter(|&pid| pid != dockerd));
+        user.wait_state("running");
+    }
+    let is_part = |event: &Value| event["kind"] == "lost" || event["kind"] == "replaced";
+    let told: Vec<u64> = wait_for("all of it is told", SOON, || {
+        let all = events(&user, "-n all");
+        assert_numbered(&all);
+        let parts = all.iter().filter(|event| is_part(event));
+        let told: Vec<u64> = parts.map(|event| event["at"].as_u64().unwrap()).collect();
+        (told.len() >= incidents().len()).then_some(told)
+    });
+    let at =
+        |incident: &Value| incident.as_object().unwrap().values().next().unwrap()["at"].as_u64();
+    let happened: Vec<u64> = incidents().iter().filter_map(at).collect();
+    assert!(happened.len() as u32 >= 2 * rounds, "{happened:?}");
+    assert_eq!(told.len(), happened.len(), "each once");
+    let set = |times: Vec<u64>| times.into_iter().collect::<BTreeSet<_>>();
+    assert_eq!(set(told), set(happened));
+    user.ctl("stop").ok();
+    user.assert_clean(false);
+}
