@@ -182,6 +182,8 @@ words! {
         Replaced = "replaced",
         /// It cannot be replaced for now: the engine goes on without it.
         Missing = "missing",
+        /// Something that it goes by has changed, such as the machine's network.
+        Changed = "changed",
     }
     else
     /// What a later version calls by a word that this one does not know.

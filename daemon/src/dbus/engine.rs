@@ -282,9 +282,9 @@ impl Engine {
 
     /// What happened to single parts since ResetFailed, while the engine as a whole lived on, the
     /// newest last, at most 20: "at" (t), in µs of CLOCK_REALTIME; "part" (s); "kind" (s), "lost" (it
-    /// died, or was ended, and is being replaced), "replaced" or "missing" (it cannot be replaced for
-    /// now); "text" (s), a sentence; "took" (t, of "replaced" only), the µs since its loss. Keys and
-    /// kinds may be added.
+    /// died, or was ended, and is being replaced), "replaced", "missing" (it cannot be replaced for
+    /// now) or "changed" (something that it goes by has, such as the machine's network); "text" (s), a
+    /// sentence; "took" (t, of "replaced" only), the µs since its loss. Keys and kinds may be added.
     #[zbus(property)]
     fn incidents(&self) -> Vec<Dict> {
         values::incidents(&self.gate.status().incidents)

@@ -42,6 +42,15 @@ pub enum Incident {
         /// Why.
         text: String,
     },
+    /// Something that it goes by has changed, such as the machine's network.
+    Changed {
+        /// Which.
+        part: Part,
+        /// When, in µs of CLOCK_REALTIME.
+        at: u64,
+        /// What, and what was done about it.
+        text: String,
+    },
 }
 
 impl Incident {
@@ -56,7 +65,9 @@ impl Incident {
     pub const fn part(&self) -> Part {
         match self {
             Self::Lost(death) => death.part,
-            Self::Replaced { part, .. } | Self::Missing { part, .. } => *part,
+            Self::Replaced { part, .. }
+            | Self::Missing { part, .. }
+            | Self::Changed { part, .. } => *part,
         }
     }
 
@@ -71,6 +82,7 @@ impl Incident {
                 (IncidentKind::Replaced, *at, text, Some(*took))
             }
             Self::Missing { at, text, .. } => (IncidentKind::Missing, *at, text.clone(), None),
+            Self::Changed { at, text, .. } => (IncidentKind::Changed, *at, text.clone(), None),
         };
         rootlessd_api::Incident { at, part: self.part(), kind, text, took }
     }

@@ -103,6 +103,8 @@ impl Knowledge {
                 let reason = Code::PartMissing.reason_with_remedy(text, "rootlessctl restart");
                 self.lost.insert(part, Reason { part, ..reason });
             }
+            // It is told, and that is all.
+            Incident::Changed { .. } => {}
             Incident::Replaced { part, .. } => {
                 // It stays the reason until a probe shows that all is well.
                 self.unwell = self.lost.remove(&part).or(self.unwell.take());

@@ -6,9 +6,14 @@
 //! the namespace, its addresses and routes are still there. What happened is written down as
 //! [incidents](super::incidents). The dead one stays a zombie of RootlessKit's, which waits for it
 //! at its own end only.
+//!
+//! It also follows what of the machine's network a helper [goes by](surroundings), and replaces one
+//! that does not see that it has changed.
 
+mod changes;
 mod ports;
 mod successor;
+mod surroundings;
 
 use std::{
     fs,
@@ -30,7 +35,11 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use self::successor::{READY_FD, Ready, Successor, successor};
+use self::{
+    changes::{Changes, next_change},
+    successor::{READY_FD, Ready, Successor, successor},
+    surroundings::{Judgement, Surroundings},
+};
 use super::{
     dir::EngineDir,
     exec,
@@ -86,6 +95,11 @@ pub async fn guard(
         rootlesskit: rootlesskit.as_raw().unsigned_abs(),
         exits,
         losses: vec![],
+        changes: Changes::follow()
+            .inspect_err(|error| tracing::warn!("changes of the network are not seen: {error}"))
+            .ok(),
+        known: Surroundings::now(),
+        started: Surroundings::now(),
     };
     guard.run().await
 }
@@ -98,6 +112,12 @@ struct Guard<'a> {
     exits: UnboundedReceiver<Exit>,
     /// Those of the last minute, in CLOCK_BOOTTIME since boot.
     losses: Vec<Duration>,
+    /// Tells when to look at the machine's network, if that can be told.
+    changes: Option<Changes>,
+    /// The machine's network as it was told last.
+    known: Surroundings,
+    /// The same when the helper was started.
+    started: Surroundings,
 }
 
 /// A helper that runs, or did a moment ago.
@@ -133,7 +153,8 @@ impl Guard<'_> {
         let successor =
             successor(network_driver, port_driver, self.program, &line, &self.pid_file());
         loop {
-            let death = self.death_of(&mut running).await;
+            let can_heal = network_on_loss == &OnLoss::Heal && successor.is_ok();
+            let death = self.end_of(&mut running, can_heal).await;
             let lost = Instant::now();
             if self.is_ending().await {
                 return pending().await;
@@ -181,6 +202,45 @@ impl Guard<'_> {
         let is_child = Stat::of(pid)?.parent == shim;
         let running = Running { process, is_child, lines: None, tail: Tail::default() };
         Some((running, words.collect()))
+    }
+
+    /// Wait until a helper has died, or has to be replaced and was ended for it: how it died. What it
+    /// goes by is told on the way when it changes.
+    async fn end_of(&mut self, running: &mut Running, can_heal: bool) -> Death {
+        let mut changes = self.changes.take();
+        let mut ended = None;
+        let mut death = loop {
+            // What changed while the last one was replaced was not seen yet.
+            if ended.is_none() {
+                ended = self.take_change(can_heal);
+                if ended.is_some()
+                    && let Err(error) = running.process.signal(Signal::SIGKILL)
+                {
+                    tracing::warn!("{} cannot be ended: {error}", self.plan.network_driver);
+                }
+            }
+            tokio::select! {
+                death = self.death_of(running) => break death,
+                () = next_change(&mut changes) => {}
+            }
+        };
+        self.changes = changes;
+        if let Some(why) = ended {
+            death.text = why;
+        }
+        death
+    }
+
+    /// Tell what of the machine's network is another: why the helper is to be ended, if it is.
+    fn take_change(&mut self, can_heal: bool) -> Option<String> {
+        let now = Surroundings::now();
+        let driver = &self.plan.network_driver;
+        let judgement = now.judge(driver, can_heal, &self.known, &self.started)?;
+        self.known = now;
+        let Judgement { text, end } = judgement;
+        tracing::info!(rootlessd_part = Part::Network.as_str(), "{text}");
+        self.tell(&Incident::Changed { part: Part::Network, at: clock::now_realtime(), text });
+        end
     }
 
     /// Wait for a helper's death: how it died.
@@ -238,6 +298,7 @@ impl Guard<'_> {
 
     /// Start a successor; returns when it is ready.
     async fn start(&mut self, successor: &Successor) -> io::Result<Running> {
+        self.started = Surroundings::now();
         // Whoever died meanwhile is none of those to come.
         while self.exits.try_recv().is_ok() {}
         let (lines, stdout, stderr) = Lines::pipe()?;

@@ -1,0 +1,110 @@
+//! The machine's network changes while containers run, as with a VPN or another Wi-Fi: what they ask
+//! for names is what the machine asks, and nothing is started anew but what does not see it.
+
+use rootlessd_tests::{
+    bed::{Suite, wait_for},
+    machine::{Machine, SOON, pids, word},
+};
+use serde_json::Value;
+
+/// A name server at the address `$0` for which every name has the address `$1`.
+const NAME_SERVER: &str = r#"
+    use Socket;
+    my ($at, $ip) = @ARGV;
+    socket(S, PF_INET, SOCK_DGRAM, 0) or die $!;
+    bind(S, pack_sockaddr_in(53, inet_aton($at))) or die $!;
+    $| = 1; print "listens\n";
+    while (my $who = recv(S, my $query, 512, 0)) {
+        my $end = index($query, "\0", 12) + 5;
+        my $is_a = substr($query, $end - 4, 2) eq "\0\1";
+        my $answer = substr($query, 0, 2) . pack("n5", 0x8180, 1, $is_a, 0, 0);
+        $answer .= substr($query, 12, $end - 12);
+        $answer .= pack("n3Nn", 0xc00c, 1, 1, 0, 4) . inet_aton($ip) if $is_a;
+        send(S, $answer, 0, $who);
+    }
+"#;
+
+#[test]
+fn containers_ask_the_machines_name_server() {
+    for (suite, driver) in
+        [(Suite::Trixie, "slirp4netns"), (Suite::Trixie, "pasta"), (Suite::Bookworm, "slirp4netns")]
+    {
+        let config = format!("[engine.network]\ndriver = \"{driver}\"\n");
+        let machine = Machine::running_with(suite, &config);
+        machine.serve();
+        machine.root_sh("ip address add 198.51.100.2/24 dev eth0").ok();
+        let _servers = ["1", "2"].map(|it| {
+            let (at, ip) = (format!("198.51.100.{it}"), format!("192.0.2.{it}"));
+            let mut server = machine.spawn_root(["perl", "-e", NAME_SERVER, &at, &ip]);
+            server.wait_line(SOON, |line| line == "listens");
+            server
+        });
+        let (container, before) = (machine.web_pid(), pids(&machine.status()));
+        wait_for_answer(&machine, "192.0.2.1");
+
+        for (change, answer) in [
+            ("echo nameserver 198.51.100.2 >/etc/resolv.conf", "192.0.2.2"),
+            ("echo nameserver 198.51.100.1 >/etc/new; mv /etc/new /etc/resolv.conf", "192.0.2.1"),
+            (
+                "mkdir /run/vpn; echo nameserver 198.51.100.2 >/run/vpn/resolv.conf; \
+                 ln -sfn ../run/vpn/resolv.conf /etc/resolv.conf",
+                "192.0.2.2",
+            ),
+            (
+                "echo nameserver 198.51.100.1 >/run/vpn/new; mv /run/vpn/new /run/vpn/resolv.conf",
+                "192.0.2.1",
+            ),
+        ] {
+            let told = told(&machine).len();
+            machine.root_sh(change).ok();
+            wait_for_answer(&machine, answer);
+            machine.wait_status(|status| texts(status, "changed").len() > told);
+            machine.wait_state("running");
+        }
+        let last = told(&machine).pop().expect("one at least");
+        assert!(
+            last.starts_with(
+                "the machine's name servers are 198.51.100.1 now (before: 198.51.100.2); "
+            ),
+            "{last}"
+        );
+
+        // The way is the kernel's to find.
+        let count = told(&machine).len();
+        machine.root_sh("ip link add wifi type veth peer name air && ip link set wifi up").ok();
+        machine.root_sh("ip link set air up && ip route replace default dev wifi").ok();
+        machine.wait_status(|status| texts(status, "changed").len() > count);
+        let last = told(&machine).pop().expect("one at least");
+        let expected =
+            format!("the machine's default route is wifi now (before: eth0); {driver} goes by it");
+        assert_eq!(last, expected);
+        wait_for_answer(&machine, "192.0.2.1");
+
+        let (status, after) = (machine.status(), pids(&machine.status()));
+        let is_pasta = driver == "pasta";
+        assert_eq!(before["network"] != after["network"], is_pasta, "{suite}");
+        assert_eq!(texts(&status, "lost").len(), if is_pasta { 4 } else { 0 }, "{suite}");
+        assert_eq!((machine.web_pid(), &before["dockerd"]), (container, &after["dockerd"]));
+        machine.ctl(["stop"]);
+        assert_eq!(machine.leftovers(), "");
+    }
+}
+
+/// Waits until the container `web` finds this address for a name.
+fn wait_for_answer(machine: &Machine, answer: &str) {
+    wait_for(answer, SOON, || {
+        let ask = ["docker", "exec", "web", "timeout", "1", "nslookup", "-type=a", "world.example"];
+        machine.user(ask).stdout.contains(answer).then_some(())
+    });
+}
+
+/// What was told of changes.
+fn told(machine: &Machine) -> Vec<String> {
+    texts(&machine.status(), "changed")
+}
+
+fn texts(status: &Value, kind: &str) -> Vec<String> {
+    let incidents = status["incidents"].as_array().expect("a list");
+    let of_kind = incidents.iter().filter(|it| it["kind"] == kind);
+    of_kind.map(|it| word(&it["text"])).collect()
+}
