@@ -89,7 +89,8 @@ fn incident(incident: &Incident, told: &Told, blank: &Event) -> Event {
             told.loss(part).cloned(),
             Some("the engine goes on without it; rootlessctl restart"),
         ),
-        IncidentKind::Unknown => (incident.text.clone(), None, None),
+        // It tells itself what was done about it.
+        IncidentKind::Changed | IncidentKind::Unknown => (incident.text.clone(), None, None),
     };
     Event {
         at: incident.at,
