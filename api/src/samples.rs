@@ -61,6 +61,7 @@ pub fn death() -> Death {
         part: Part::Dockerd,
         exit_code: Some(1),
         signal: Some(9),
+        out_of_memory: true,
         text: "dockerd was killed.".into(),
         log: vec!["level=info msg=\"Loading containers: done.\"".into(), "\u{1b}[31m€\0".into()],
     }

@@ -163,6 +163,9 @@ pub struct Death {
     /// The signal that ended it, if one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signal: Option<i32>,
+    /// Whether the kernel killed it since memory ran out, as far as that is known.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub out_of_memory: bool,
     /// What happened, in a sentence.
     pub text: String,
     /// The last lines that the part wrote, at most 20.

@@ -148,6 +148,8 @@ codes! {
     DockerdNotAnswering = "dockerd-not-answering", Dockerd, Note;
     /// A part of the engine died, or was ended, and is being replaced; the containers go on.
     PartBeingReplaced = "part-being-replaced", Supervisor, Note;
+    /// The kernel killed a part of the engine since memory ran out; it is being replaced, and the containers go on.
+    KilledForMemory = "killed-for-memory", Supervisor, Note;
     /// A part of the engine cannot be replaced for now; the engine goes on without it.
     PartMissing = "part-missing", Supervisor, Note;
     /// There is a newer containerd or dockerd than the one that runs.

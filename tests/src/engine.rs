@@ -373,7 +373,7 @@ pub fn facts() -> Facts {
 
 /// A death of a part.
 pub fn death(part: Part) -> Death {
-    Death { part, exit_code: None, ..samples::death() }
+    Death { part, exit_code: None, out_of_memory: false, ..samples::death() }
 }
 
 /// An obstacle that only a person removes.

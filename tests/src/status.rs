@@ -45,6 +45,7 @@ pub async fn status_over_dbus(engine: &EngineProxy<'_>) -> Status {
                 part: get::<String>(death, "part").expect(GOOD).parse().expect(GOOD),
                 exit_code: get(death, "exit_code"),
                 signal: get(death, "signal"),
+                out_of_memory: get(death, "out_of_memory").unwrap_or_default(),
                 text: get(death, "text").expect(GOOD),
                 log: get(death, "log").expect(GOOD),
             })

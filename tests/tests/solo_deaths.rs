@@ -210,36 +210,6 @@ fn under_containers() {
     user.assert_clean(false);
 }
 
-/// dockerd hangs: it is found, ended and replaced, and containers go on.
-#[test]
-fn hanging_under_containers() {
-    let user = User::new();
-    user.start();
-    user.load_image();
-    let (container, port) = user.serve_page("");
-    let pid = || user.docker(&format!("inspect -f {{{{.State.Pid}}}} {container}")).ok();
-    let before = pid();
-    signal(user.pid("dockerd"), Signal::SIGSTOP);
-    // One that takes over asks at once, and not when a minute is over.
-    let rootlessd = user.rootlessd();
-    signal(rootlessd, Signal::SIGKILL);
-    wait_gone(rootlessd);
-    user.daemonize();
-    let begun = Instant::now();
-    let mut watch = user.watch();
-    let status = watch.until(|status| status["state"] == "degraded");
-    let reason = &status["reasons"][0];
-    assert_eq!(reason["code"], "dockerd-not-answering");
-    assert!(reason["text"].as_str().unwrap().contains("SIGSTOP"), "{reason}");
-    let status = watch.until(|status| status["state"] == "running");
-    eprintln!("replaced after {:?}", begun.elapsed());
-    let why = &status["incidents"][0]["text"];
-    assert_eq!(why, "dockerd was ended since it did not answer");
-    assert_eq!(pid(), before);
-    wait_for("the page is served", SOON, || page(port));
-    assert_eq!(status["deaths"], Value::Array(vec![]));
-}
-
 /// What ends while containerd is away has ended for Docker, too.
 #[test]
 fn together_with_a_container() {

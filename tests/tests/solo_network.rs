@@ -161,7 +161,9 @@ fn stopped() {
         let lost = incident(&user, 2 * round);
         let noticed = begun.elapsed();
         let text = lost["lost"]["text"].as_str().unwrap();
-        assert_eq!(text, "slirp4netns did not answer for 3 s (it was stopped), and was ended");
+        let expected =
+            "slirp4netns did not answer for 3 s, while it was stopped by SIGSTOP, and was ended";
+        assert_eq!(text, expected);
         assert_eq!(incident(&user, 2 * round + 1)["replaced"]["part"], "network");
         assert!(fetches(&user, &container, SOON));
         eprintln!("stopped: noticed after {noticed:?}, egress after {:?}", begun.elapsed());

@@ -273,7 +273,7 @@ impl Engine {
 
     /// The engine's deaths since ResetFailed, the newest last, at most 20: "at" (t), in µs of
     /// CLOCK_REALTIME; "part" (s), the part that died first; "exit_code" (i) or "signal" (i), if that
-    /// is known; "text" (s), a sentence; "log" (as), the last lines that the part wrote, with the
+    /// is known; "out_of_memory" (b), if the kernel killed it for that; "text" (s), a sentence; "log" (as), the last lines that the part wrote, with the
     /// newest death only. Keys may be added.
     #[zbus(property)]
     fn deaths(&self) -> Vec<Dict> {

@@ -53,6 +53,7 @@ pub fn deaths(deaths: &[Death]) -> Vec<Dict> {
         ]);
         put(&mut dict, "exit_code", death.exit_code);
         put(&mut dict, "signal", death.signal);
+        put(&mut dict, "out_of_memory", death.out_of_memory.then_some(true));
         dict
     };
     deaths.iter().map(dict).collect()

@@ -66,6 +66,17 @@ pub async fn running(socket: &Path) -> io::Result<usize> {
     Ok(containers.len())
 }
 
+/// Ask `GET /_ping`, for which dockerd looks at nothing.
+pub async fn ping(socket: &Path, within: Duration) -> io::Result<()> {
+    http::ask(socket, Method::GET, "/_ping", Bytes::new(), within).await.map(drop)
+}
+
+/// Ask for the newest container, whatever comes of it: dockerd looks at all that it knows of.
+pub async fn newest(socket: &Path, within: Duration) -> io::Result<()> {
+    let path = "/containers/json?limit=1";
+    http::ask(socket, Method::GET, path, Bytes::new(), within).await.map(drop)
+}
+
 /// Containers that start and end, as dockerd tells it: each item says that something happened.
 #[derive(Debug)]
 pub struct ContainerEvents {

@@ -190,7 +190,8 @@ mod tests {
             .iter()
             .map(|&(pid, parent, name, _)| {
                 let name = name.into();
-                (pid, Stat { name, state: 'S', parent, start_time: 0, resident: 0 })
+                let used = std::time::Duration::ZERO;
+                (pid, Stat { name, state: 'S', parent, used, start_time: 0, resident: 0 })
             })
             .collect();
         let found: HashMap<_, _> = tree(10, &table).into_iter().collect();

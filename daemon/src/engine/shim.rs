@@ -36,6 +36,7 @@ use crate::{
     sys::{
         children::{self, Children, Exit},
         clock, fd, files,
+        oom::Oom,
     },
 };
 
@@ -116,6 +117,7 @@ impl Shim {
         };
         let Ok(mut terminate) = signal(SignalKind::terminate()) else { return 1 };
         let mut tail = Tail::default();
+        let oom_kills = self.children.oom_kills();
         let child_lost = child_lost(rootlesskit, self.plan.state_dir.join("child_pid"));
         let (exited, exits) = mpsc::unbounded_channel();
         let network_lost = network_helper::guard(&self.dir, &self.plan, rootlesskit, exits);
@@ -125,7 +127,9 @@ impl Shim {
             tokio::select! {
                 exit = self.children.next() => {
                     if exit.pid == rootlesskit.as_raw() {
-                        break exit;
+                        // It may end for what the kernel did to its child.
+                        let of_child = exit.signal.is_none().then(|| oom_kills.look());
+                        break Exit { oom: of_child.unwrap_or(exit.oom), ..exit };
                     }
                     // Without a helper that can be replaced, nobody wants to know.
                     let _ = exited.send(exit);
@@ -205,6 +209,7 @@ pub fn death(part: Part, exit: Option<Exit>, mut text: String, log: Vec<String>)
         part,
         exit_code: exit.and_then(|exit| exit.code),
         signal: exit.and_then(|exit| exit.signal),
+        out_of_memory: exit.is_some_and(|exit| exit.oom == Oom::Yes),
         text,
         log,
     }
@@ -233,13 +238,22 @@ async fn child_lost(rootlesskit: Pid, child_pid: PathBuf) {
 /// RootlessKit ends with whatever it started. Its child says so where that was engine-init, which
 /// could not write down its own death if it was killed.
 fn death_of_rootlesskit(exit: Exit, lines: Vec<String>) -> Death {
-    match lines.iter().find_map(|line| end_of_init(line)) {
+    // Else what the kernel killed was none of its children.
+    let killed = lines.iter().any(|line| line.ends_with("signal: killed"));
+    let oom = if killed || exit.signal.is_some() { exit.oom } else { Oom::No };
+    let exit = Exit { oom, ..exit };
+    let mut death = match lines.iter().find_map(|line| end_of_init(line)) {
         Some(how) => death(Part::Init, None, format!("engine-init ended: {how}"), lines),
         None => {
             let text = format!("rootlesskit {}", exit.describe());
             death(Part::Rootlesskit, Some(exit), text, lines)
         }
+    };
+    if exit.signal.is_none() {
+        death.text += oom.describe();
     }
+    death.out_of_memory = oom == Oom::Yes;
+    death
 }
 
 /// How engine-init ended, in a line of RootlessKit's child (`pkg/child/child.go`).
@@ -275,7 +289,7 @@ mod tests {
 
     #[test]
     fn who_died_first_is_told() {
-        let exit = Exit { pid: 1, code: Some(255), signal: None };
+        let exit = Exit { pid: 1, code: Some(255), signal: None, oom: Oom::No };
         let parent = "[rootlesskit:parent] error: child exited: exit status 255";
         let init = "[rootlesskit:child ] error: command [/usr/bin/rootlessd engine-init --dir /x] \
                     exited: signal: killed";
@@ -299,6 +313,13 @@ mod tests {
             let death = death_of_rootlesskit(exit, lines.clone());
             assert_eq!((death.part, death.text.as_str()), (*part, *text), "{lines:?}");
             assert_eq!(death.log, lines);
+        }
+        // Its child, which it saw die, was the kernel's.
+        let exit = Exit { oom: Oom::Yes, ..exit };
+        for (line, out_of_memory) in [(init, true), ("[rootlesskit:parent] error: no", false)] {
+            let death = death_of_rootlesskit(exit, vec![line.to_owned()]);
+            assert_eq!(death.out_of_memory, out_of_memory);
+            assert_eq!(death.text.ends_with("by the kernel for memory (oom)"), out_of_memory);
         }
     }
 }

@@ -92,6 +92,8 @@ impl State {
                 Effect::TellLost(..)
                 | Effect::TellReplaced(_)
                 | Effect::TellKilled(_)
+                | Effect::NoteHung(..)
+                | Effect::TellLeft(..)
                 | Effect::Watch => {}
             }
         }

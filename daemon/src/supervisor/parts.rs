@@ -90,7 +90,10 @@ impl Knowledge {
         match incident {
             Incident::Lost(death) => {
                 let text = format!("{}, and is being replaced", death.text);
-                let reason = Code::PartBeingReplaced.reason(text);
+                let reason = match death.out_of_memory {
+                    true => Code::KilledForMemory.reason(text),
+                    false => Code::PartBeingReplaced.reason(text),
+                };
                 self.lost.insert(death.part, Reason { part: death.part, ..reason });
             }
             Incident::Missing { part, text, .. } => {

@@ -19,6 +19,18 @@ fn directory(group: &str) -> io::Result<PathBuf> {
     Ok(mount_point.join(group.trim_start_matches('/')))
 }
 
+/// The file that says how many processes of this one's group the kernel killed for memory, by the
+/// hierarchy that has the memory controller.
+pub fn own_oom_kills() -> Option<PathBuf> {
+    let unified = own().and_then(|group| Some(directory(&group).ok()?.join("memory.events")));
+    unified.filter(|file| file.exists()).or_else(|| {
+        let text = fs::read_to_string("/proc/self/cgroup").ok()?;
+        let group = text.lines().find_map(|line| line.split_once(":memory:"))?.1;
+        let group = Path::new("/sys/fs/cgroup/memory").join(group.trim_start_matches('/'));
+        Some(group.join("memory.oom_control")).filter(|file| file.exists())
+    })
+}
+
 /// The group that this process is in. Only the line `0::` counts: others are of version 1.
 pub fn own() -> Option<String> {
     let text = fs::read_to_string("/proc/self/cgroup").ok()?;

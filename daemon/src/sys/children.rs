@@ -1,6 +1,6 @@
 //! Children: our own, and the orphans that the kernel hands to their nearest reaper.
 
-use std::{fs, io, process::Command, time::Duration};
+use std::{fs, io, process::Command, rc::Rc, time::Duration};
 
 use nix::{
     errno::Errno,
@@ -11,16 +11,18 @@ use nix::{
     },
     unistd::{Pid, getpid},
 };
-use serde::{Deserialize, Serialize};
 use tokio::{signal::unix::SignalKind, time::sleep};
 
-use super::process::{self, Stat};
+use super::{
+    oom::{Oom, OomKills},
+    process::{self, Stat},
+};
 
 /// How often to look whether a child stands still.
 const STOP_INTERVAL: Duration = Duration::from_micros(500);
 
 /// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exit {
     /// Its pid.
     pub pid: i32,
@@ -28,16 +30,19 @@ pub struct Exit {
     pub code: Option<i32>,
     /// The signal that ended it, if one did.
     pub signal: Option<i32>,
+    /// Whether that was for want of memory.
+    pub oom: Oom,
 }
 
 impl Exit {
     fn of(status: WaitStatus) -> Option<Self> {
         match status {
             WaitStatus::Exited(pid, code) => {
-                Some(Self { pid: pid.as_raw(), code: Some(code), signal: None })
+                Some(Self { pid: pid.as_raw(), code: Some(code), signal: None, oom: Oom::No })
             }
             WaitStatus::Signaled(pid, signal, _) => {
-                Some(Self { pid: pid.as_raw(), code: None, signal: Some(signal as i32) })
+                let signal = Some(signal as i32);
+                Some(Self { pid: pid.as_raw(), code: None, signal, oom: Oom::No })
             }
             _ => None,
         }
@@ -56,7 +61,7 @@ impl Exit {
     pub fn describe(&self) -> String {
         match (self.code, self.signal.map(Signal::try_from)) {
             (Some(code), _) => format!("exited with status {code}"),
-            (None, Some(Ok(signal))) => format!("was killed by {signal}"),
+            (None, Some(Ok(signal))) => format!("was killed by {signal}{}", self.oom.describe()),
             (None, _) => "ended".to_owned(),
         }
     }
@@ -73,13 +78,15 @@ impl Exit {
 #[derive(Debug)]
 pub struct Children {
     died: tokio::signal::unix::Signal,
+    oom_kills: Rc<OomKills>,
 }
 
 impl Children {
     /// Become the reaper of every orphan below this process (PR_SET_CHILD_SUBREAPER).
     pub fn adopt_orphans() -> io::Result<Self> {
         prctl::set_child_subreaper(true)?;
-        Ok(Self { died: tokio::signal::unix::signal(SignalKind::child())? })
+        let died = tokio::signal::unix::signal(SignalKind::child())?;
+        Ok(Self { died, oom_kills: Rc::new(OomKills::from_now()) })
     }
 
     /// Start a process.
@@ -91,10 +98,21 @@ impl Children {
     pub async fn next(&mut self) -> Exit {
         loop {
             if let Some(exit) = reap() {
-                return exit;
+                let oom = match exit.signal {
+                    // That is how the kernel kills for memory.
+                    Some(signal) if signal == Signal::SIGKILL as i32 => self.oom_kills.look(),
+                    _ => Oom::No,
+                };
+                return Exit { oom, ..exit };
             }
             self.died.recv().await;
         }
+    }
+
+    /// What the kernel killed for memory. Who looks at it now and then has what comes later told more
+    /// exactly.
+    pub fn oom_kills(&self) -> Rc<OomKills> {
+        Rc::clone(&self.oom_kills)
     }
 
     /// End every child and every orphan that comes of it, and reap them all.

@@ -9,9 +9,12 @@ use std::{
 };
 
 use futures_util::StreamExt;
-use inotify::{Inotify, WatchMask};
+use inotify::{EventMask, Inotify, WatchMask};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// How often to look for a file where the kernel does not tell that it comes.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Write a file in one step: a reader sees the old one or the new one, never half. Mode 0600.
 ///
@@ -108,17 +111,30 @@ impl FileId {
 /// Wait until there is a file. Its directory has to be there.
 pub async fn appeared(path: &Path) {
     let Some(directory) = path.parent() else { return };
+    until_in(directory, LOOK_INTERVAL, || path.exists()).await;
+}
+
+/// Wait until something holds that can only come to hold by what comes into a directory. Where the
+/// kernel does not tell of that, it is looked again after each `pause`.
+pub async fn until_in(directory: &Path, pause: Duration, holds: impl Fn() -> bool) {
     let watched = Inotify::init().and_then(|inotify| {
         inotify.watches().add(directory, WatchMask::CREATE | WatchMask::MOVED_TO)?;
         inotify.into_event_stream([0; 1024])
     });
-    match watched {
-        Ok(mut events) => while !path.exists() && events.next().await.is_some() {},
-        // Without inotify (its instances are limited), look now and then.
-        Err(_) => {
-            while !path.exists() {
-                tokio::time::sleep(Duration::from_millis(100)).await;
+    if let Ok(mut events) = watched {
+        loop {
+            if holds() {
+                return;
+            }
+            match events.next().await {
+                Some(Ok(event)) if !event.mask.contains(EventMask::IGNORED) => {}
+                // The directory is gone.
+                _ => break,
             }
         }
+    }
+    // Or there is no inotify: its instances are limited.
+    while !holds() {
+        tokio::time::sleep(pause).await;
     }
 }

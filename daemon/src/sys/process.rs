@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     os::fd::{AsFd, OwnedFd},
+    time::Duration,
 };
 
 use nix::{sys::signal::Signal, unistd::Pid};
@@ -32,6 +33,8 @@ pub struct Stat {
     pub state: char,
     /// Its parent.
     pub parent: u32,
+    /// The processor time that it has used, its children's not included.
+    pub used: Duration,
     /// When it started, in clock ticks since boot.
     pub start_time: u64,
     /// What of it is resident, in pages.
@@ -52,10 +55,16 @@ impl Stat {
             name: head.split_once('(')?.1.to_owned(),
             state: fields.first()?.chars().next()?,
             parent: fields.get(1)?.parse().ok()?,
+            used: ticks(fields.get(11)?)? + ticks(fields.get(12)?)?,
             start_time: fields.get(19)?.parse().ok()?,
             resident: fields.get(21)?.parse().ok()?,
         })
     }
+}
+
+/// A time in clock ticks, of which Linux shows 100 a second everywhere (`USER_HZ`).
+fn ticks(field: &str) -> Option<Duration> {
+    Some(Duration::from_millis(field.parse::<u64>().ok()?.saturating_mul(10)))
 }
 
 /// All pids of the machine, or of what we see of it.
@@ -138,7 +147,8 @@ mod tests {
     fn stat_with_parentheses_in_the_name() {
         let rest = "S 7 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 8 9 7";
         let name = "a (b) c".into();
-        let stat = Stat { name, state: 'S', parent: 7, start_time: 4242, resident: 9 };
+        let used = Duration::from_millis(110);
+        let stat = Stat { name, state: 'S', parent: 7, used, start_time: 4242, resident: 9 };
         assert_eq!(Stat::parse(&format!("12 (a (b) c) {rest}")), Some(stat));
         for bad in ["", "12 (x", "12 (x) S", "12 (x) S y"] {
             assert_eq!(Stat::parse(bad), None, "{bad:?}");

@@ -1,5 +1,5 @@
 //! Whether dockerd does its work: it is asked now and then, when a container started or ended, and
-//! when a part was replaced. One that hangs is replaced.
+//! when a part was replaced. One that does not answer in time is engine-init's to look at.
 
 use std::{
     cell::{Cell, RefCell},
@@ -14,7 +14,7 @@ use futures_util::FutureExt;
 use rootlessd_api::Part;
 use tokio::{
     sync::{Notify, mpsc, watch},
-    time::{sleep, timeout},
+    time::sleep,
 };
 
 use super::{Event, Facts};
@@ -26,17 +26,13 @@ use crate::{
     },
     plan::Plan,
     reasons::Code,
-    sys::{cgroup, files::FileId, process::Stat},
+    sys::{activity::Activity, cgroup, files::FileId},
 };
 
 /// How often a running dockerd is asked whether it still answers.
 const INTERVAL: Duration = Duration::from_secs(60);
 /// How soon after a failed probe it is asked again.
 const AGAIN: Duration = Duration::from_secs(5);
-/// After how many probes in a row that were not answered in time it counts as hanging.
-const HANGS: u32 = 2;
-/// How long its replacement may take.
-const REPLACEMENT: Duration = Duration::from_secs(60);
 /// How soon it is asked again whether it found its containerd again.
 const CONTAINERD_AGAIN: Duration = Duration::from_millis(250);
 /// How long to collect what containers do before dockerd is asked again.
@@ -136,26 +132,27 @@ impl Probe {
         let mut containers = None;
         // Whether it was asked just now because a container started or ended.
         let mut happened = false;
-        let mut unanswered = 0;
+        let mut in_time = true;
         loop {
             while self.silent.get() {
                 containers = None;
                 self.now.notified().await;
             }
-            if containers.is_none() && unanswered == 0 {
+            if containers.is_none() && in_time {
                 // Before dockerd is asked, so that nothing happens unseen in between.
                 containers = ContainerEvents::follow(&self.socket).await.ok();
             }
-            let Asked { event, pause, in_time } = self.ask().await;
+            let asked = self.ask().await;
+            let Asked { event, pause, .. } = asked;
+            in_time = asked.in_time;
             let passed = matches!(event, Event::Healthy(_));
             if self.events.send(event).await.is_err() {
                 return;
             }
             self.passed.send_modify(|last| *last = (passed, last.1 + 1));
-            unanswered = if in_time { 0 } else { unanswered + 1 };
-            if unanswered == HANGS {
+            if !in_time {
                 containers = None;
-                self.replace_hanging().await;
+                self.doubt().await;
             }
             if happened {
                 // What happens together is asked about once more: dockerd tells of an end before it counts it.
@@ -178,14 +175,11 @@ impl Probe {
         }
     }
 
-    /// Have it replaced under its containers. Where that cannot be, it stays as it is, and the reason
-    /// why the engine is degraded.
-    async fn replace_hanging(&self) {
-        let replaced = self.engine_init.replace(&[Part::Dockerd], Some("since it did not answer"));
-        match timeout(REPLACEMENT, replaced).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!("dockerd hangs, and is not replaced: {error}"),
-            Err(_) => tracing::warn!("dockerd hangs, and engine-init does not replace it"),
+    /// Have it looked at whether it hangs, and replaced if so. Where that cannot be, it stays as it is,
+    /// and the reason why the engine is degraded.
+    async fn doubt(&self) {
+        if let Err(error) = self.engine_init.doubt().await {
+            tracing::debug!("it is not looked at whether dockerd hangs: {error}");
         }
     }
 
@@ -197,9 +191,9 @@ impl Probe {
         let info = match docker::info(&self.socket).await {
             Ok(info) => info,
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                let stat = self.init().dockerd.and_then(Stat::of);
-                let doing = doing(stat.map_or(' ', |stat| stat.state));
-                let text = format!("dockerd does not answer in time: {doing}");
+                let activity = self.init().dockerd.and_then(Activity::of);
+                let activity = activity.map_or("gone".to_owned(), |it| it.to_string());
+                let text = format!("dockerd does not answer in time: it is {activity}");
                 return Asked { in_time: false, ..failed(text, AGAIN) };
             }
             Err(error) => return failed(format!("dockerd does not answer: {error}"), AGAIN),
@@ -230,18 +224,6 @@ struct Asked {
     pause: Duration,
     /// Whether there was any answer, if only a bad one.
     in_time: bool,
-}
-
-/// What a process does, by its state in proc(5).
-const fn doing(state: char) -> &'static str {
-    match state {
-        'R' => "it computes",
-        'S' => "it waits for something",
-        'D' => "it waits for a disk, or for another machine's",
-        'T' | 't' => "somebody has stopped it (SIGSTOP)",
-        'Z' | 'X' => "it has just ended",
-        _ => "it is not known what it does",
-    }
 }
 
 /// Whether a part should be started again: there is a file for it, which is not the one it is of.

@@ -32,7 +32,7 @@ pub(super) async fn replace(
         },
     };
     probe.keep_silent(true);
-    let replaced = init.replace(&parts, None).await;
+    let replaced = init.replace(&parts).await;
     probe.keep_silent(false);
     replaced?;
     probe.until_healthy().await;

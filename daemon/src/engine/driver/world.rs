@@ -29,7 +29,7 @@ use crate::{
     plan::Plan,
     preflight::{self, Unfit},
     reasons::Code,
-    sys::{children::Exit, process::Process},
+    sys::{children::Exit, oom::Oom, process::Process},
     systemd::Systemd,
 };
 
@@ -170,9 +170,10 @@ impl World {
         let succeeded = status.map(|status| status.success());
         let died = course::is_death(remains.death.is_some(), remains.in_order, succeeded);
         let death = remains.death.or_else(|| {
-            let exit =
-                |status: ExitStatus| Exit { pid: 0, code: status.code(), signal: status.signal() };
-            let exit = status.map(exit);
+            let exit = status.map(|status| {
+                let (code, signal) = (status.code(), status.signal());
+                Exit { pid: 0, code, signal, oom: Oom::No }
+            });
             let text = match exit {
                 Some(exit) => format!("engine-shim {}", exit.describe()),
                 None => "engine-shim was ended before it could tell why".to_owned(),

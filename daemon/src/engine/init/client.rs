@@ -65,11 +65,17 @@ impl InitClient {
         done(asked, "the engine cannot be told to read its configuration again")
     }
 
+    /// Have it looked at once whether a part hangs.
+    pub async fn doubt(&self) -> Result<(), ClientError> {
+        let (Nothing {}, _) = self.call("Doubt", json!({})).await?;
+        Ok(())
+    }
+
     /// Replace parts under the containers; waits until the new ones are ready, however long that is.
-    pub async fn replace(&self, parts: &[Part], why: Option<&str>) -> Result<(), Error> {
+    pub async fn replace(&self, parts: &[Part]) -> Result<(), Error> {
         let exchange = async {
             let mut connection = open(&self.dir).await?;
-            connection.call_for_fds("Replace", json!({ "parts": parts, "why": why })).await
+            connection.call_for_fds("Replace", json!({ "parts": parts })).await
         };
         done(exchange.await, "the engine cannot be told to replace its parts")
     }

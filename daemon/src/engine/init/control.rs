@@ -5,9 +5,7 @@
 //! Compatibility: a rootlessd drives the engine-init of the release before it and of the one after
 //! it. Methods and fields are only added; who does not know a field ignores it.
 
-use std::{
-    cell::Cell, collections::BTreeSet, future::pending, io, os::fd::OwnedFd, rc::Rc, time::Duration,
-};
+use std::{collections::BTreeSet, future::pending, io, os::fd::OwnedFd, rc::Rc, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use nix::sys::signal::Signal;
@@ -22,6 +20,7 @@ use tokio::{
 
 use super::{
     Request,
+    part_probe::Attention,
     port_desk::{PortDesk, Verdict},
 };
 use crate::{
@@ -37,8 +36,9 @@ use crate::{
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The version of this protocol. 2: a reload reads `live-restore` of the plan again. 3: parts can be
-/// replaced, it is told of which files they are, and dockerd can be made to stand still.
-pub const PROTOCOL: u32 = 3;
+/// replaced, it is told of which files they are, and dockerd can be made to stand still. 4: parts that
+/// hang are found here.
+pub const PROTOCOL: u32 = 4;
 
 /// How engine-init is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,27 +87,13 @@ impl Default for InitStatus {
     }
 }
 
-/// Serve the control socket in a task of its own.
-pub(super) fn serve(
-    dir: &EngineDir,
-    listener: OwnedFd,
-    status: watch::Receiver<InitStatus>,
-    ports: PortDesk,
-    requests: mpsc::Sender<Request>,
-) -> io::Result<()> {
-    let socket = UnixListener::bind(dir.init_socket())?;
-    let control = Control { listener, status, ports, requests, frozen: Rc::default() };
-    tokio::task::spawn_local(server::serve(socket, control, Limits::default()));
-    Ok(())
-}
-
-struct Control {
-    listener: OwnedFd,
-    status: watch::Receiver<InitStatus>,
-    ports: PortDesk,
-    requests: mpsc::Sender<Request>,
-    /// The dockerd that stands still.
-    frozen: Rc<Cell<Option<u32>>>,
+/// What it is about.
+pub(super) struct Control {
+    pub listener: OwnedFd,
+    pub status: watch::Receiver<InitStatus>,
+    pub ports: PortDesk,
+    pub attention: Rc<Attention>,
+    pub requests: mpsc::Sender<Request>,
 }
 
 impl Interface for Control {
@@ -144,7 +130,7 @@ impl Interface for Control {
                 let timeout = Duration::from_micros(request.required("timeout")?);
                 let idle = request.optional("idle")?.unwrap_or(false);
                 request.end()?;
-                let idle = is_idle(idle, self.frozen.get(), self.status.borrow().dockerd);
+                let idle = is_idle(idle, self.attention.kept_still(), self.status.borrow().dockerd);
                 self.ask(Request::Stop { timeout, idle }).await?;
                 Ok(Answer::nothing())
             }
@@ -153,7 +139,8 @@ impl Interface for Control {
                 request.end()?;
                 let status = *self.status.borrow();
                 let dockerd = status.dockerd.filter(|_| status.stage == Stage::Ready);
-                let frozen = Frozen::new(dockerd.ok_or_else(stopping)?, &self.frozen).await;
+                let attention = Rc::clone(&self.attention);
+                let frozen = Frozen::new(dockerd.ok_or_else(stopping)?, attention).await;
                 frozen.map(Frozen::tell).map_err(|error| {
                     let message = format!("dockerd does not stand still: {error}");
                     own_error("Busy", json!({ "message": message }))
@@ -164,6 +151,11 @@ impl Interface for Control {
                 let (reply, answer) = oneshot::channel();
                 self.ask(Request::Reload(reply)).await?;
                 answered(answer).await
+            }
+            "Doubt" => {
+                request.end()?;
+                self.attention.doubt();
+                Ok(Answer::nothing())
             }
             "Replace" => {
                 let parts: BTreeSet<Part> = request.required("parts")?;
@@ -189,6 +181,13 @@ impl Interface for Control {
 }
 
 impl Control {
+    /// Serve the control socket in a task of its own.
+    pub fn serve(self, dir: &EngineDir) -> io::Result<()> {
+        let socket = UnixListener::bind(dir.init_socket())?;
+        tokio::task::spawn_local(server::serve(socket, self, Limits::default()));
+        Ok(())
+    }
+
     async fn ask(&self, request: Request) -> Result<(), ErrorReply> {
         self.requests.send(request).await.map_err(|_| stopping())
     }
@@ -213,13 +212,16 @@ fn is_idle(asked: bool, frozen: Option<u32>, dockerd: Option<u32>) -> bool {
 }
 
 /// dockerd, which stands still for as long as this lives.
-struct Frozen(Process, Rc<Cell<Option<u32>>>);
+struct Frozen {
+    dockerd: Process,
+    attention: Rc<Attention>,
+}
 
 impl Frozen {
-    async fn new(dockerd: u32, which: &Rc<Cell<Option<u32>>>) -> io::Result<Self> {
-        let frozen = Self(Process::open(dockerd)?, which.clone());
-        frozen.0.signal(Signal::SIGSTOP)?;
-        which.set(Some(dockerd));
+    async fn new(dockerd: u32, attention: Rc<Attention>) -> io::Result<Self> {
+        let frozen = Self { dockerd: Process::open(dockerd)?, attention };
+        frozen.attention.keep_still(Some(dockerd));
+        frozen.dockerd.signal(Signal::SIGSTOP)?;
         timeout(FREEZE_TIMEOUT, children::stopped(dockerd)).await??;
         Ok(frozen)
     }
@@ -237,9 +239,9 @@ impl Frozen {
 
 impl Drop for Frozen {
     fn drop(&mut self) {
-        self.1.set(None);
         // One that is gone needs it no more.
-        let _ = self.0.signal(Signal::SIGCONT);
+        let _ = self.dockerd.signal(Signal::SIGCONT);
+        self.attention.keep_still(None);
     }
 }
 

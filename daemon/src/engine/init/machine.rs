@@ -30,6 +30,8 @@ pub enum Event {
     Ready(Part),
     /// A part has ended.
     Exited(Part),
+    /// A part was found to hang; and how.
+    Hung(Part, String),
     /// What a timer was for is over.
     Over(Timer),
     /// dockerd's configuration was written anew.
@@ -60,6 +62,10 @@ pub enum Effect {
     TellLost(Part, Loss),
     /// Tell that a part is replaced.
     TellReplaced(Part),
+    /// This is why a part hung, and is ended.
+    NoteHung(Part, String),
+    /// Tell that a part that hangs is left as it is.
+    TellLeft(Part, String),
     /// Answer all who wait for a replacement.
     AnswerWaiting,
     /// Who asked last for a replacement gets none.
@@ -264,6 +270,10 @@ impl Machine {
             }
             (Event::Ready(part), _) => {
                 self.take_ready(part, done);
+                Ok(())
+            }
+            (Event::Hung(part, why), _) => {
+                self.end_hung(part, why, done);
                 Ok(())
             }
             (Event::Exited(part), _) => self.take_exit(part, now, policy, done),

@@ -68,9 +68,16 @@ impl Init {
                         let _ = reply.send(Err(refused(refusal)));
                     }
                 }
-                Effect::Watch => {
-                    spawn_local(network_probe::watch(self.dir.clone(), self.plan.clone()));
+                Effect::NoteHung(part, why) => {
+                    if let Some(running) = self.slot(part) {
+                        running.hung = Some(why);
+                    }
                 }
+                Effect::TellLeft(part, why) => {
+                    let left = "it is left, since containers would end with it";
+                    tracing::warn!(rootlessd_part = part.as_str(), "{part} hangs: {why}; {left}");
+                }
+                Effect::Watch => self.watch(),
                 Effect::EndLiveRestore => self.reading = self.end_live_restore().into(),
                 Effect::DropLiveRestore => self.reading = None.into(),
                 Effect::DropWaiting => self.waiting.clear(),
@@ -95,6 +102,13 @@ impl Init {
         let effects = self.machine.next(event, clock::now_boottime(), &self.plan.restart);
         self.publish();
         effects
+    }
+
+    fn watch(&mut self) {
+        spawn_local(network_probe::watch(self.dir.clone(), self.plan.clone()));
+        if let Some(probe) = self.part_probe.take() {
+            spawn_local(probe.go_on());
+        }
     }
 
     async fn start(&mut self, part: Part) -> Result<(), Death> {

@@ -7,11 +7,13 @@
 //! decided by the [machine]; the rest does it.
 
 pub mod client;
+mod containers;
 mod control;
 pub(crate) mod machine;
 mod mend;
 mod namespaces;
 mod network_probe;
+mod part_probe;
 mod parts;
 mod port_desk;
 mod port_proxy;
@@ -22,6 +24,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     process::ExitCode,
+    rc::Rc,
     time::Duration,
 };
 
@@ -38,7 +41,9 @@ pub use control::{InitStatus, PROTOCOL, Stage};
 pub use port_desk::PortsStatus;
 
 use self::{
+    control::Control,
     machine::{Machine, Timer, Why},
+    part_probe::{Attention, PartProbe},
     parts::Running,
     port_desk::PortDesk,
 };
@@ -73,6 +78,15 @@ pub enum Request {
         why: Option<String>,
         /// Where the answer goes.
         reply: oneshot::Sender<Result<(), Error>>,
+    },
+    /// Replace a part that does not answer.
+    Hung {
+        /// containerd or dockerd.
+        part: Part,
+        /// Which process of it.
+        pid: u32,
+        /// How it was found to hang.
+        why: String,
     },
 }
 
@@ -114,6 +128,8 @@ struct Init {
     stop_by: Instant,
     /// dockerd's reading of what it is to do with containers when it ends.
     reading: OptionFuture<LocalBoxFuture<'static, ()>>,
+    /// Until it is at work.
+    part_probe: Option<PartProbe>,
 }
 
 /// Run containerd and dockerd until they are asked to stop, or one of them dies.
@@ -155,7 +171,17 @@ impl Init {
         let (ask, requests) = mpsc::channel(8);
         let (status, following) = watch::channel(InitStatus::default());
         let ports = PortDesk::default();
-        control::serve(&dir, listener.try_clone()?, following, ports.clone(), ask)?;
+        let attention = Rc::new(Attention::default());
+        let part_probe =
+            PartProbe::of(&plan, following.clone(), Rc::clone(&attention), ask.clone());
+        let control = Control {
+            listener: listener.try_clone()?,
+            status: following,
+            ports: ports.clone(),
+            attention,
+            requests: ask,
+        };
+        control.serve(&dir)?;
         if plan.ask_ports {
             port_proxy::serve(&dir.port_proxy(), &plan, &ports)?;
         }
@@ -177,6 +203,7 @@ impl Init {
             waiting: vec![],
             stop_by: Instant::now(),
             reading: None.into(),
+            part_probe: Some(part_probe),
         })
     }
 
@@ -233,11 +260,14 @@ impl Init {
         match happening {
             Happening::Ready(part) => self.take(machine::Event::Ready(part), None).await,
             Happening::Exited(part, exit) => {
-                let log = match self.slot(part).take() {
-                    Some(running) => running.last_lines().await,
-                    None => vec![],
+                let (hung, log) = match self.slot(part).take() {
+                    Some(mut running) => (running.hung.take(), running.last_lines().await),
+                    None => (None, vec![]),
                 };
-                let text = format!("{part} {}", exit.describe());
+                let text = match hung {
+                    Some(why) => format!("{part} was ended, since {why}"),
+                    None => format!("{part} {}", exit.describe()),
+                };
                 let death = shim::death(part, Some(exit), text, log);
                 self.take(machine::Event::Exited(part), Some(death)).await
             }
@@ -277,6 +307,13 @@ impl Init {
                 self.waiting.push(reply);
                 let why = why.map_or(Why::Asked, Why::Said);
                 self.take(machine::Event::Replace(parts, why), None).await
+            }
+            Request::Hung { part, pid, why } => {
+                let is_it = |it: &Running| it.pid().unsigned_abs() == pid;
+                if !self.slot(part).as_ref().is_some_and(is_it) {
+                    return None;
+                }
+                self.take(machine::Event::Hung(part, why), None).await
             }
         }
     }

@@ -29,6 +29,7 @@ use nix::{
 use rustix::net::{AddressFamily, RecvFlags, SocketType, eth, recv, socket};
 use tokio::{sync::oneshot, time::sleep};
 
+use super::containers::Containers;
 use crate::{
     config::OnLoss,
     engine::{
@@ -36,7 +37,10 @@ use crate::{
         processes,
     },
     plan::Plan,
-    sys::process::{Identity, Process, Stat},
+    sys::{
+        activity::Activity,
+        process::{Identity, Process, Stat},
+    },
 };
 
 /// How often it is asked.
@@ -53,12 +57,14 @@ pub(super) async fn watch(dir: EngineDir, plan: Plan) {
         return;
     }
     let netns = plan.detach_netns.then(|| plan.state_dir.join("netns"));
+    let containers = Containers::of(&plan.docker);
     let mut silence = None;
     loop {
         if silence.is_none() {
+            containers.until_any().await;
             sleep(INTERVAL).await;
         }
-        if !containers_run() {
+        if !containers.any() {
             silence = None;
             continue;
         }
@@ -91,16 +97,6 @@ impl Silence {
     }
 }
 
-/// Whether there is a container: its shim is an orphan that this process adopted.
-fn containers_run() -> bool {
-    let own = std::process::id();
-    // Without the file (CONFIG_PROC_CHILDREN), a question too many does no harm.
-    fs::read_to_string(format!("/proc/self/task/{own}/children")).map_or(true, |children| {
-        let mut pids = children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok());
-        pids.any(|pid| Stat::of(pid).is_some_and(|stat| stat.name.starts_with("containerd-shim")))
-    })
-}
-
 /// The helper that lives, as engine-shim finds it: RootlessKit is this process's grandparent.
 fn helper() -> Option<Identity> {
     let rootlesskit = Stat::of(getppid().as_raw().unsigned_abs())?.parent;
@@ -111,27 +107,17 @@ fn helper() -> Option<Identity> {
 }
 
 fn end(dir: &EngineDir, driver: &str, helper: Identity) {
-    let Some((process, stat)) = Process::find(helper).zip(Stat::of(helper.pid)) else { return };
+    let found = Process::find(helper).zip(Activity::of(helper.pid));
+    let Some((process, activity)) = found else { return };
     let text = format!(
-        "{driver} did not answer for {} s ({}), and was ended",
+        "{driver} did not answer for {} s, while it was {activity}, and was ended",
         (PATIENCE * LIMIT).as_secs(),
-        doing(stat.state)
     );
     if let Err(error) = dir.write_hung(&Hung { helper, text }) {
         tracing::warn!("why {driver} is ended cannot be written down: {error}");
     }
     if let Err(error) = process.signal(Signal::SIGKILL) {
         tracing::warn!("{driver} hangs and cannot be ended: {error}");
-    }
-}
-
-/// What a process in a state is doing (proc(5)).
-const fn doing(state: char) -> &'static str {
-    match state {
-        'T' | 't' => "it was stopped",
-        'D' => "it was waiting for the kernel",
-        'R' => "it was busy",
-        _ => "it was asleep",
     }
 }
 

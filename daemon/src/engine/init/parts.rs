@@ -6,7 +6,7 @@ use nix::{sys::signal::Signal, unistd::Pid};
 use rootlessd_api::{Part, Port, Protocol};
 use tokio::task::JoinHandle;
 
-use super::Init;
+use super::{Init, containers::Containers};
 use crate::{
     engine::{
         exec,
@@ -32,6 +32,8 @@ pub struct Running {
     pump: JoinHandle<()>,
     /// Which file its program was when it was started.
     pub program: Option<FileId>,
+    /// Why it was found to hang, and ended.
+    pub hung: Option<String>,
 }
 
 impl Running {
@@ -56,6 +58,7 @@ impl Running {
 pub(super) fn start_containerd(init: &Init) -> io::Result<Running> {
     let config = init.dir.containerd_config();
     std::fs::create_dir_all(init.plan.docker.containerd_dir())?;
+    Containers::of(&init.plan.docker).prepare()?;
     files::replace(&config, containerd_config(&init.plan.docker).as_bytes())?;
     let arguments = ["--config".into(), config.into_os_string()];
     start(init, Part::Containerd, &init.plan.containerd, &arguments, None)
@@ -107,7 +110,7 @@ fn start(
             filled.borrow_mut().push(line);
         }
     });
-    Ok(Running { pid, tail, pump, program: file })
+    Ok(Running { pid, tail, pump, program: file, hung: None })
 }
 
 /// The configuration that dockerd writes for its own containerd, as far as it matters: the same

@@ -101,6 +101,22 @@ impl Machine {
         }
     }
 
+    /// End a part that hangs: its end is a death, and it is replaced.
+    pub(super) fn end_hung(&mut self, part: Part, why: String, done: &mut Vec<Effect>) {
+        let outlives_it = part != Part::Dockerd || self.live_restore;
+        let Some(running) = self.slot(part).as_mut().filter(|it| it.ready && !it.timed) else {
+            return;
+        };
+        if !outlives_it {
+            done.push(Effect::TellLeft(part, why));
+            return;
+        }
+        running.timed = true;
+        done.push(Effect::NoteHung(part, why));
+        done.push(Effect::Time(Timer::Part(part), Limit::End));
+        done.push(Effect::Signal(part, Signal::SIGKILL));
+    }
+
     /// A part died, or cannot be started: have it replaced, or give the engine up.
     pub(super) fn lose(
         &mut self,

@@ -1,0 +1,288 @@
+//! Whether containerd and dockerd still answer. One that was stopped, or waits for itself, is there for
+//! all who only look whether its process is.
+//!
+//! While containers run both are asked now and then, and when somebody doubts them: dockerd for a sign
+//! of life and for what it knows of containers, containerd what it says of its own health. Who does not
+//! answer is asked again at once, and hangs if it does not answer several times in a row and does not
+//! get on meanwhile. A busy one, or one on a busy machine, gets a minute.
+
+use std::{
+    cell::Cell,
+    io,
+    path::{Path, PathBuf},
+    rc::Rc,
+    time::Duration,
+};
+
+use rootlessd_api::Part;
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    time::{Instant, sleep},
+};
+
+use super::{InitStatus, Request, Stage, containers::Containers};
+use crate::{
+    engine::docker,
+    plan::Plan,
+    sys::{activity::Activity, grpc},
+};
+
+/// How often they are asked.
+const INTERVAL: Duration = Duration::from_secs(3);
+/// How long an answer may take; a few milliseconds are usual.
+const PATIENCE: Duration = Duration::from_millis(1500);
+/// After so many questions without an answer it hangs, if it did nothing meanwhile.
+const LIMIT: u32 = 3;
+/// How long an answer may take of one that is busy.
+const BUSY_PATIENCE: Duration = Duration::from_secs(10);
+/// After so many questions without an answer it hangs, whatever it does.
+const BUSY_LIMIT: u32 = 9;
+/// Who used this part of the time that it had for an answer did something.
+const PROGRESS: u32 = 10;
+
+/// containerd's own word on its health (grpc.health.v1).
+const HEALTH: &str = "/grpc.health.v1.Health/Check";
+
+/// What others have to say about when parts are asked.
+#[derive(Debug, Default)]
+pub(super) struct Attention {
+    doubt: Notify,
+    kept_still: Cell<Option<u32>>,
+}
+
+impl Attention {
+    /// Have both parts asked at once: one did not answer.
+    pub fn doubt(&self) {
+        self.doubt.notify_one();
+    }
+
+    /// Which dockerd is kept still on purpose, so that it cannot answer, and must not be asked.
+    pub fn keep_still(&self, dockerd: Option<u32>) {
+        self.kept_still.set(dockerd);
+    }
+
+    /// Which dockerd is kept still.
+    pub const fn kept_still(&self) -> Option<u32> {
+        self.kept_still.get()
+    }
+}
+
+/// Who asks.
+pub(super) struct PartProbe {
+    containers: Containers,
+    containerd: PathBuf,
+    dockerd: PathBuf,
+    status: watch::Receiver<InitStatus>,
+    attention: Rc<Attention>,
+    found: mpsc::Sender<Request>,
+}
+
+impl PartProbe {
+    pub fn of(
+        plan: &Plan,
+        status: watch::Receiver<InitStatus>,
+        attention: Rc<Attention>,
+        found: mpsc::Sender<Request>,
+    ) -> Self {
+        Self {
+            containers: Containers::of(&plan.docker),
+            containerd: plan.docker.containerd_socket(),
+            dockerd: plan.docker.socket.clone(),
+            status,
+            attention,
+            found,
+        }
+    }
+
+    /// Ask both again and again, and tell of one that hangs.
+    pub async fn go_on(self) {
+        let (mut containerd, mut dockerd) = (None, None);
+        loop {
+            if containerd.is_none() && dockerd.is_none() {
+                self.until_next().await;
+            }
+            if self.attention.kept_still().is_some() || self.status.borrow().stage != Stage::Ready {
+                (containerd, dockerd) = (None, None);
+                sleep(INTERVAL).await;
+                continue;
+            }
+            (containerd, dockerd) = tokio::join!(
+                self.ask(Part::Containerd, containerd),
+                self.ask(Part::Dockerd, dockerd)
+            );
+            for silence in [&mut containerd, &mut dockerd] {
+                if let Some(hangs) = silence.take_if(|silence| silence.hangs())
+                    && self.found.send(hangs.tell()).await.is_err()
+                {
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn until_next(&self) {
+        let while_they_run = async {
+            self.containers.until_any().await;
+            sleep(INTERVAL).await;
+        };
+        tokio::select! {
+            () = while_they_run => {}
+            () = self.attention.doubt.notified() => {}
+        }
+    }
+
+    /// Ask a part; its silence if it does not answer, and `before` if it did not the last time.
+    async fn ask(&self, part: Part, before: Option<Silence>) -> Option<Silence> {
+        let pid = self.pid_of(part)?;
+        let patience = before.as_ref().map_or(PATIENCE, Silence::patience);
+        let begun = Instant::now();
+        let answer = match part {
+            Part::Containerd => grpc::call(&self.containerd, HEALTH, patience).await.map(drop),
+            _ => answer_of_dockerd(&self.dockerd, patience).await,
+        };
+        let error = answer.err()?;
+        if !is_silence(&error) {
+            tracing::debug!("{part} cannot be asked how it is: {error}");
+            return None;
+        }
+        if self.pid_of(part) != Some(pid) {
+            return None;
+        }
+        // A full queue refuses at once.
+        tokio::time::sleep_until(begun + patience).await;
+        Some(Silence::after(before, part, pid, Activity::of(pid)?, begun.elapsed()))
+    }
+
+    fn pid_of(&self, part: Part) -> Option<u32> {
+        let status = self.status.borrow();
+        match part {
+            Part::Containerd => status.containerd,
+            _ => status.dockerd,
+        }
+    }
+}
+
+/// The quickest of dockerd's answers, and one for which it looks at its containers.
+async fn answer_of_dockerd(socket: &Path, within: Duration) -> io::Result<()> {
+    docker::ping(socket, within).await?;
+    docker::newest(socket, within).await
+}
+
+/// Whether an error is that of one that does not answer. A queue that is full of others who wait for it
+/// refuses as well (`EAGAIN` of connect(2)).
+fn is_silence(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock)
+}
+
+/// A part that does not answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Silence {
+    part: Part,
+    pid: u32,
+    questions: u32,
+    /// How many of the last questions in a row found it doing nothing.
+    still: u32,
+    lasted: Duration,
+    activity: Activity,
+}
+
+impl Silence {
+    /// After another question, after which so much time went by.
+    fn after(
+        before: Option<Self>,
+        part: Part,
+        pid: u32,
+        activity: Activity,
+        time: Duration,
+    ) -> Self {
+        let before = before.filter(|before| before.pid == pid);
+        let worked = before.as_ref().is_some_and(|before| {
+            activity.used.saturating_sub(before.activity.used) * PROGRESS >= time
+        });
+        let (questions, still, lasted) =
+            before.map_or((0, 0, Duration::ZERO), |it| (it.questions, it.still, it.lasted));
+        let still = if worked || activity.doing.gets_on() { 0 } else { still + 1 };
+        let (questions, lasted) = (questions + 1, lasted + time);
+        Self { part, pid, questions, still, lasted, activity }
+    }
+
+    /// How long it may take to answer the next question.
+    const fn patience(&self) -> Duration {
+        if self.questions < LIMIT || self.still > 0 { PATIENCE } else { BUSY_PATIENCE }
+    }
+
+    const fn hangs(&self) -> bool {
+        self.still >= LIMIT || self.questions >= BUSY_LIMIT
+    }
+
+    fn tell(self) -> Request {
+        let Self { part, pid, lasted, activity, .. } = self;
+        let seconds = lasted.as_secs_f64();
+        let why = format!("it did not answer for {seconds:.1} s, while it was {activity}");
+        Request::Hung { part, pid, why }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::activity::Doing;
+
+    #[test]
+    fn who_gets_on_is_given_time() {
+        use Doing::{Asleep, Blocked, Busy, Stopped};
+        /// What it was found doing after each question, and the ms of processor time that it used
+        /// meanwhile; the number of the question after which it hangs.
+        type Row<'a> = (&'a [(Doing, u64)], Option<usize>);
+        let rows: &[Row<'_>] = &[
+            (&[(Stopped, 0), (Stopped, 0), (Stopped, 0)], Some(3)),
+            (&[(Asleep, 0), (Asleep, 10), (Asleep, 10)], Some(3)),
+            (&[(Asleep, 0), (Asleep, 0)], None),
+            // Something kept it from answering, and then it stood still.
+            (&[(Busy, 900), (Stopped, 0), (Stopped, 0), (Stopped, 0)], Some(4)),
+            // It waits for itself, but copies what containers write.
+            (&[(Asleep, 0), (Asleep, 300), (Asleep, 300), (Asleep, 300)], None),
+            (&[(Asleep, 0), (Busy, 0), (Asleep, 0), (Asleep, 0)], None),
+            (&[(Asleep, 0), (Blocked, 0), (Asleep, 0), (Asleep, 0), (Asleep, 0)], Some(5)),
+            (&[(Busy, 1500); 8], None),
+            (&[(Blocked, 0); 20], Some(9)),
+        ];
+        for (questions, hangs) in rows {
+            let mut silence = None;
+            let mut used = Duration::from_secs(7);
+            let found = questions.iter().position(|&(doing, more)| {
+                used += Duration::from_millis(more);
+                let mut activity = Activity::doing(doing);
+                activity.used = used;
+                let time = silence.as_ref().map_or(PATIENCE, Silence::patience);
+                let next = Silence::after(silence.take(), Part::Dockerd, 4, activity, time);
+                silence.insert(next).hangs()
+            });
+            assert_eq!(found.map(|index| index + 1), *hangs, "{questions:?}");
+        }
+    }
+
+    #[test]
+    fn a_new_process_begins_anew_and_a_busy_one_may_take_longer() {
+        let silence = |before, pid, doing| {
+            Silence::after(before, Part::Dockerd, pid, Activity::doing(doing), PATIENCE)
+        };
+        let first = silence(None, 4, Doing::Stopped);
+        let second = silence(Some(first), 4, Doing::Stopped);
+        assert_eq!(second.lasted, PATIENCE * 2);
+        assert_eq!(silence(Some(second), 5, Doing::Stopped).questions, 1);
+        let mut busy = silence(None, 4, Doing::Busy);
+        let mut longest = PATIENCE;
+        while !busy.hangs() {
+            longest += busy.patience();
+            busy = silence(Some(busy), 4, Doing::Busy);
+        }
+        assert_eq!(busy.patience(), BUSY_PATIENCE);
+        assert!(longest > Duration::from_secs(60), "{longest:?}");
+    }
+
+    #[test]
+    fn the_longest_that_one_can_hang_unseen() {
+        assert!(INTERVAL + PATIENCE * LIMIT < Duration::from_secs(8));
+    }
+}

@@ -1,0 +1,124 @@
+//! The engine's parts hang, without systemd; and what it costs to find that.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use rootlessd_tests::{
+    bed::wait_for,
+    solo::{SOON, User, page, rounds, signal, wait_gone},
+};
+use serde_json::Value;
+
+/// Deaths do not add up to a failure here, and are answered at once.
+const PATIENT: &str = "engine.restart = { limit = 0, delay = \"10ms\", max_delay = \"10ms\" }\n";
+
+/// A part hangs while containers run: it is found, ended and replaced, and containers go on. Nobody
+/// but engine-init has to be there.
+#[test]
+fn under_containers() {
+    let user = User::new();
+    user.configure(PATIENT);
+    user.start();
+    user.load_image();
+    let (container, port) = user.serve_page("");
+    let pid = || user.docker(&format!("inspect -f {{{{.State.Pid}}}} {container}")).ok();
+    let before = pid();
+    let told = |part: &str, kind: &str| {
+        let status = user.watch().until(|status| {
+            let incidents = status["incidents"].as_array().unwrap();
+            incidents.iter().any(|it| it["part"] == part && it["kind"] == kind)
+        });
+        let incidents = status["incidents"].as_array().unwrap().clone();
+        incidents.into_iter().find(|it| it["part"] == part && it["kind"] == kind).unwrap()
+    };
+    for _ in 0..rounds(1) {
+        for part in ["dockerd", "containerd"] {
+            for seen in [true, false] {
+                user.ctl("reset-failed").ok();
+                if !seen {
+                    let rootlessd = user.rootlessd();
+                    signal(rootlessd, Signal::SIGKILL);
+                    wait_gone(rootlessd);
+                }
+                let victim = user.pid(part);
+                let begun = Instant::now();
+                signal(victim, Signal::SIGSTOP);
+                wait_gone(victim);
+                let noticed = begun.elapsed();
+                if !seen {
+                    user.daemonize();
+                }
+                let text = told(part, "lost")["text"].as_str().unwrap().to_owned();
+                told(part, "replaced");
+                wait_for("Docker answers", SOON, || (pid() == before).then_some(()));
+                let answered = begun.elapsed();
+                eprintln!("{part}: ended after {noticed:?}, answered after {answered:?}: {text}");
+                let start = format!("{part} was ended, since it did not answer for ");
+                assert!(text.starts_with(&start), "{text}");
+                assert!(text.ends_with(" s, while it was stopped by SIGSTOP"), "{text}");
+                assert!(answered < Duration::from_secs(10), "{part}: {noticed:?} {answered:?}");
+                wait_for("the page is served", SOON, || page(port));
+                let status = user.wait_state("running");
+                assert_eq!(status["deaths"], Value::Array(vec![]));
+            }
+        }
+    }
+    user.ctl("stop").ok();
+    user.assert_clean(false);
+}
+
+/// Without containers nothing asks all the time: it is seen when somebody else wants an answer.
+#[test]
+fn without_containers() {
+    let user = User::new();
+    user.start();
+    signal(user.pid("dockerd"), Signal::SIGSTOP);
+    let rootlessd = user.rootlessd();
+    signal(rootlessd, Signal::SIGKILL);
+    wait_gone(rootlessd);
+    user.daemonize();
+    let mut watch = user.watch();
+    let status = watch.until(|status| status["state"] == "degraded");
+    let reason = &status["reasons"][0];
+    assert_eq!(reason["code"], "dockerd-not-answering");
+    let text = reason["text"].as_str().unwrap();
+    assert!(text.ends_with("it is stopped by SIGSTOP"), "{reason}");
+    let status = watch.until(|status| status["state"] == "running");
+    assert_eq!(status["incidents"][0]["kind"], "lost");
+    assert_eq!(status["deaths"], Value::Array(vec![]));
+}
+
+/// What all questions cost together, while containers run: at most a two thousandth of a processor.
+#[test]
+fn what_it_costs_to_ask() {
+    let user = User::new();
+    user.start();
+    user.load_image();
+    user.serve_page("");
+    let used = |part: &str| {
+        let pid = if part == "rootlessd" { user.rootlessd() } else { user.pid(part) };
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_ascii_whitespace().collect();
+        let ticks: u64 = [fields[11], fields[12]].iter().map(|it| it.parse::<u64>().unwrap()).sum();
+        Duration::from_millis(ticks * 10)
+    };
+    let parts = ["rootlessd", "init", "shim", "dockerd", "containerd"];
+    // What a start has set going comes to rest.
+    thread::sleep(Duration::from_secs(5));
+    let before = parts.map(used);
+    let time = Duration::from_secs(60) * rounds(1);
+    thread::sleep(time);
+    let spent: Vec<_> = parts.iter().zip(before).map(|(part, it)| used(part) - it).collect();
+    for (part, spent) in parts.iter().zip(&spent) {
+        let percent = 100.0 * spent.as_secs_f64() / time.as_secs_f64();
+        eprintln!("{part}: {spent:?} in {time:?}, {percent:.3} %");
+    }
+    let ours: Duration = spent[..3].iter().sum();
+    // The kernel counts in hundredths of a second.
+    assert!(ours <= time / 2000 + Duration::from_millis(10), "{ours:?} in {time:?}");
+}
