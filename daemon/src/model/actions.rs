@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{
     outside::{Asked, Fault},
-    state::{At, Client, Driver, Looking, Replacing, Rootlessd, State, Told},
+    state::{At, Client, Driver, Looking, Proc, Replacing, Rootlessd, State, Told},
 };
 use crate::{
     doorman::{self, Door},
@@ -52,11 +52,12 @@ pub enum Step {
     EndHeld,
     EndShim,
     EndKit,
-    FindHung(Part),
     EndOrphan(usize),
     Unstick,
     GetReady(Part),
     TakeReady(Part),
+    /// It is found to hang.
+    FindHung(Part),
     End(Part),
     TakeExit(Part),
     Read,
@@ -105,8 +106,7 @@ pub fn steps(state: &State) -> Vec<Step> {
         may(Step::Hear, told.is_some() && told != follow.heard);
         may(Step::SeeGone, state.shim.is_none());
         let silent = follow.replacing == Some(Replacing::Waiting);
-        let may_probe = follow.probing && !silent;
-        may(Step::Probe, may_probe && follow.probed != Some(state.is_well()));
+        may(Step::Probe, follow.probing && !silent && follow.probed != Some(state.is_well()));
         may(
             Step::Replace,
             match follow.replacing {
@@ -138,19 +138,16 @@ pub fn steps(state: &State) -> Vec<Step> {
             kit.ending.is_some() && !kit.hung && PARTS.iter().all(|&it| alive(it).is_none()),
         );
         for part in PARTS {
-            let gets_ready =
-                |it: &super::state::Proc| !(it.ready || it.hung || it.stuck || it.killed);
+            let gets_ready = |it: &Proc| !(it.ready || it.hung || it.stuck || it.killed);
             let stands = part == Part::Dockerd && kit.frozen;
             may(Step::GetReady(part), alive(part).is_some_and(gets_ready) && !stands);
             let hears = !kit.is_deaf();
             may(Step::TakeReady(part), hears && kit.part(part).is_some_and(|it| it.said));
-            // One on its way up or to its end has a limit of its own.
-            let hangs = |it: &super::state::Proc| {
-                it.ready && it.hung && !(it.said || it.asked_to_end || it.killed)
-            };
-            let is_up = hears && kit.ending.is_none() && kit.machine.stage() == Stage::Ready;
-            let outlived = part == Part::Containerd || kit.machine.live_restore;
-            may(Step::FindHung(part), is_up && outlived && alive(part).is_some_and(hangs));
+            let hangs =
+                |it: &Proc| it.ready && it.hung && !(it.said || it.asked_to_end || it.killed);
+            let may_end = part == Part::Containerd || kit.machine.live_restore;
+            let found = hears && kit.machine.stage() == Stage::Ready && !kit.frozen && may_end;
+            may(Step::FindHung(part), found && alive(part).is_some_and(hangs));
             may(Step::End(part), kit.ends(part));
             may(Step::TakeExit(part), hears && kit.part(part).is_some_and(|it| it.dead));
         }
@@ -250,9 +247,6 @@ impl State {
                 let in_order = self.kit.as_ref().and_then(|kit| kit.ending).unwrap_or_default();
                 self.end_kit(in_order);
             }
-            Step::FindHung(part) => {
-                self.tell_init(init::Event::Hung(part, String::new()));
-            }
             Step::EndOrphan(index) => self.orphan_ends(index),
             Step::Unstick => self.unstick(),
             Step::GetReady(part) => {
@@ -265,6 +259,9 @@ impl State {
                     it.said = false;
                 }
                 self.tell_init(init::Event::Ready(part));
+            }
+            Step::FindHung(part) => {
+                self.tell_init(init::Event::Hung(part, String::new()));
             }
             Step::End(part) => self.end_part(part),
             Step::TakeExit(part) => {

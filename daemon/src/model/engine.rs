@@ -91,9 +91,9 @@ impl State {
                 }
                 Effect::TellLost(..)
                 | Effect::TellReplaced(_)
-                | Effect::NoteHung(..)
-                | Effect::LeaveHung(..)
                 | Effect::TellKilled(_)
+                | Effect::NoteHung(..)
+                | Effect::TellLeft(..)
                 | Effect::Watch => {}
             }
         }

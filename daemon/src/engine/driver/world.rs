@@ -170,11 +170,10 @@ impl World {
         let succeeded = status.map(|status| status.success());
         let died = course::is_death(remains.death.is_some(), remains.in_order, succeeded);
         let death = remains.death.or_else(|| {
-            let exit = |status: ExitStatus| {
+            let exit = status.map(|status| {
                 let (code, signal) = (status.code(), status.signal());
                 Exit { pid: 0, code, signal, oom: Oom::No }
-            };
-            let exit = status.map(exit);
+            });
             let text = match exit {
                 Some(exit) => format!("engine-shim {}", exit.describe()),
                 None => "engine-shim was ended before it could tell why".to_owned(),

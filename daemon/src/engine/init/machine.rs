@@ -30,10 +30,10 @@ pub enum Event {
     Ready(Part),
     /// A part has ended.
     Exited(Part),
+    /// A part was found to hang; and how.
+    Hung(Part, String),
     /// What a timer was for is over.
     Over(Timer),
-    /// A part does not answer, for this.
-    Hung(Part, String),
     /// dockerd's configuration was written anew.
     Configured,
     /// Somebody wants parts replaced under the containers.
@@ -62,10 +62,10 @@ pub enum Effect {
     TellLost(Part, Loss),
     /// Tell that a part is replaced.
     TellReplaced(Part),
-    /// It is ended since it hangs, for this.
+    /// This is why a part hung, and is ended.
     NoteHung(Part, String),
-    /// Tell that it hangs, for this, and is left as it is: containers would end with it.
-    LeaveHung(Part, String),
+    /// Tell that a part that hangs is left as it is.
+    TellLeft(Part, String),
     /// Answer all who wait for a replacement.
     AnswerWaiting,
     /// Who asked last for a replacement gets none.
@@ -243,10 +243,6 @@ impl Machine {
                 self.replace(parts, &why, done);
                 Ok(())
             }
-            (Event::Hung(part, why), Way::Up) => {
-                self.end_hung(part, why, done);
-                Ok(())
-            }
             (Event::Configured, Way::Up) => {
                 match &mut self.dockerd {
                     Some(Running { ready: true, .. }) => {
@@ -276,6 +272,10 @@ impl Machine {
                 self.take_ready(part, done);
                 Ok(())
             }
+            (Event::Hung(part, why), _) => {
+                self.end_hung(part, why, done);
+                Ok(())
+            }
             (Event::Exited(part), _) => self.take_exit(part, now, policy, done),
             (Event::NotStarted(part), _) => {
                 self.forget(part, done);
@@ -285,7 +285,7 @@ impl Machine {
                 self.take_over(timer, done);
                 Ok(())
             }
-            (Event::Configured | Event::LiveRestoreEnded | Event::Hung(..), _) => Ok(()),
+            (Event::Configured | Event::LiveRestoreEnded, _) => Ok(()),
         };
         match (verdict, self.way) {
             (Err(verdict), Way::Up) => done.push(Effect::GiveUp(verdict)),

@@ -67,16 +67,11 @@ impl Init {
                         running.hung = Some(why);
                     }
                 }
-                Effect::LeaveHung(part, why) => {
+                Effect::TellLeft(part, why) => {
                     let left = "it is left, since containers would end with it";
                     tracing::warn!(rootlessd_part = part.as_str(), "{part} hangs: {why}; {left}");
                 }
-                Effect::Watch => {
-                    spawn_local(network_probe::watch(self.dir.clone(), self.plan.clone()));
-                    if let Some(probe) = self.part_probe.take() {
-                        spawn_local(probe.go_on());
-                    }
-                }
+                Effect::Watch => self.watch(),
                 Effect::EndLiveRestore => self.reading = self.end_live_restore().into(),
                 Effect::DropLiveRestore => self.reading = None.into(),
                 Effect::DropWaiting => self.waiting.clear(),
@@ -101,6 +96,13 @@ impl Init {
         let effects = self.machine.next(event, clock::now_boottime(), &self.plan.restart);
         self.publish();
         effects
+    }
+
+    fn watch(&mut self) {
+        spawn_local(network_probe::watch(self.dir.clone(), self.plan.clone()));
+        if let Some(probe) = self.part_probe.take() {
+            spawn_local(probe.go_on());
+        }
     }
 
     async fn start(&mut self, part: Part) -> Result<(), Death> {

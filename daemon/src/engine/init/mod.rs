@@ -130,12 +130,12 @@ struct Init {
     lost: BTreeMap<Part, Instant>,
     /// Who waits until nothing is lost.
     waiting: Vec<oneshot::Sender<Result<(), Error>>>,
-    /// Until it is at work.
-    part_probe: Option<PartProbe>,
     /// Until when a stop may take.
     stop_by: Instant,
     /// dockerd's reading of what it is to do with containers when it ends.
     reading: OptionFuture<LocalBoxFuture<'static, ()>>,
+    /// Until it is at work.
+    part_probe: Option<PartProbe>,
 }
 
 /// Run containerd and dockerd until they are asked to stop, or one of them dies.
@@ -207,9 +207,9 @@ impl Init {
             timers: BTreeMap::new(),
             lost: BTreeMap::new(),
             waiting: vec![],
-            part_probe: Some(part_probe),
             stop_by: Instant::now(),
             reading: None.into(),
+            part_probe: Some(part_probe),
         })
     }
 
@@ -321,11 +321,11 @@ impl Init {
                 self.take(machine::Event::Replace(parts, why), None).await
             }
             Request::Hung { part, pid, why } => {
-                let is_it = pid.try_into().is_ok_and(|pid| self.part_of(pid) == Some(part));
-                match is_it {
-                    true => self.take(machine::Event::Hung(part, why), None).await,
-                    false => None,
+                let is_it = |it: &Running| it.pid().unsigned_abs() == pid;
+                if !self.slot(part).as_ref().is_some_and(is_it) {
+                    return None;
                 }
+                self.take(machine::Event::Hung(part, why), None).await
             }
         }
     }

@@ -56,13 +56,13 @@ impl Attention {
         self.doubt.notify_one();
     }
 
-    /// The dockerd that is kept still on purpose, so that it cannot answer, and must not be asked.
+    /// Which dockerd is kept still on purpose, so that it cannot answer, and must not be asked.
     pub fn keep_still(&self, dockerd: Option<u32>) {
         self.kept_still.set(dockerd);
     }
 
-    /// Which that is.
-    pub fn kept_still(&self) -> Option<u32> {
+    /// Which dockerd is kept still.
+    pub const fn kept_still(&self) -> Option<u32> {
         self.kept_still.get()
     }
 }

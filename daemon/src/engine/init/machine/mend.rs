@@ -70,22 +70,6 @@ impl Machine {
         }
     }
 
-    /// A part hangs: its end is a death. One that is on its way up or to its end has a limit already.
-    pub(super) fn end_hung(&mut self, part: Part, why: String, done: &mut Vec<Effect>) {
-        let keeps = part != Part::Dockerd || self.live_restore;
-        let Some(running) = self.slot(part).as_mut().filter(|it| it.ready && !it.timed) else {
-            return;
-        };
-        if !keeps {
-            done.push(Effect::LeaveHung(part, why));
-            return;
-        }
-        running.timed = true;
-        done.push(Effect::NoteHung(part, why));
-        done.push(Effect::Time(Timer::Part(part), Limit::End));
-        done.push(Effect::Signal(part, Signal::SIGKILL));
-    }
-
     /// A part has ended.
     pub(super) fn take_exit(
         &mut self,
@@ -115,6 +99,22 @@ impl Machine {
             done.push(Effect::Signal(Part::Dockerd, Signal::SIGKILL));
             self.ending.insert(Part::Dockerd, Why::Blind);
         }
+    }
+
+    /// End a part that hangs: its end is a death, and it is replaced.
+    pub(super) fn end_hung(&mut self, part: Part, why: String, done: &mut Vec<Effect>) {
+        let outlives_it = part != Part::Dockerd || self.live_restore;
+        let Some(running) = self.slot(part).as_mut().filter(|it| it.ready && !it.timed) else {
+            return;
+        };
+        if !outlives_it {
+            done.push(Effect::TellLeft(part, why));
+            return;
+        }
+        running.timed = true;
+        done.push(Effect::NoteHung(part, why));
+        done.push(Effect::Time(Timer::Part(part), Limit::End));
+        done.push(Effect::Signal(part, Signal::SIGKILL));
     }
 
     /// A part died, or cannot be started: have it replaced, or give the engine up.

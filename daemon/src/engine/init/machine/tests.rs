@@ -26,6 +26,10 @@ fn replace(parts: &[Part]) -> E {
     E::Replace(BTreeSet::from_iter(parts.iter().copied()), Why::Asked)
 }
 
+fn hung(part: Part) -> E {
+    E::Hung(part, "why".to_owned())
+}
+
 /// An engine after these events, and what the last one led to.
 fn after(live_restore: bool, events: &[E]) -> (Machine, Vec<F>) {
     let mut machine = Machine { live_restore, ..Machine::default() };
@@ -108,6 +112,15 @@ fn parts_of_an_engine_that_is_up() {
             no_time(D), ended(D, Why::Asked), time(C, Limit::End), F::Signal(C, SIGTERM)]),
         (true, &[replace(&[C, D]), DOCKERD_DIES, CONTAINERD_DIES], vec![
             no_time(C), ended(C, Why::Asked), time(C, Limit::Start), F::Start(C)]),
+        // One hangs.
+        (true, &[hung(D)], vec![
+            F::NoteHung(D, "why".into()), time(D, Limit::End), F::Signal(D, SIGKILL)]),
+        (true, &[hung(C)], vec![
+            F::NoteHung(C, "why".into()), time(C, Limit::End), F::Signal(C, SIGKILL)]),
+        (false, &[hung(D)], vec![F::TellLeft(D, "why".into())]),
+        (true, &[hung(D), hung(D)], vec![]),
+        (true, &[hung(D), DOCKERD_DIES], vec![
+            no_time(D), NO_PAUSE, lost(D), time(D, Limit::Start), F::Start(D)]),
         // Who is being replaced already will do.
         (true, &[DOCKERD_DIES, replace(&[D])], vec![]),
     ];
