@@ -46,7 +46,7 @@ pub async fn load(socket: &Path, pid: u32, watchers: usize, calls: usize) -> io:
         match number {
             0 => silent.push(client),
             _ => drop(tokio::task::spawn_local(async move {
-                while client.receive_ever().await.is_some() {}
+                while client.receive_bytes().await.is_some() {}
             })),
         }
     }
@@ -55,17 +55,25 @@ pub async fn load(socket: &Path, pid: u32, watchers: usize, calls: usize) -> io:
         clients.push(RawClient::connect(socket).await?);
     }
     // Everybody is let in, or is told that there are too many.
-    let status = call("GetStatus", json!({}));
+    let mut status = call("GetStatus", json!({})).to_string().into_bytes();
+    status.push(0);
     let ask = async |mut client: RawClient| {
         let begin = Instant::now();
-        let answer = client.call(&status).await;
-        assert!(answer["parameters"]["status"].is_object(), "{answer}");
-        (begin.elapsed(), client)
+        client.send_bytes(&status).await.expect("it reads");
+        let answer = client.receive_bytes().await.expect("an answer");
+        let took = begin.elapsed();
+        (took, answer, client)
     };
-    let (mut times, clients): (Vec<Duration>, Vec<RawClient>) =
-        join_all(clients.into_iter().map(ask)).await.into_iter().unzip();
+    let asked = join_all(clients.into_iter().map(ask)).await;
     let growth = memory(pid)?.saturating_sub(before);
-    drop((silent, clients));
+    drop(silent);
+    // Not meanwhile: reading takes longer than answering.
+    let mut times = vec![];
+    for (took, answer, _) in asked {
+        let answer: Value = serde_json::from_slice(&answer)?;
+        assert!(answer["parameters"]["status"].is_object(), "{answer}");
+        times.push(took);
+    }
     times.sort();
     let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize];
     Ok(Measured { median: at(0.5), p99: at(0.99), growth })

@@ -48,11 +48,21 @@ impl RawClient {
 
     /// The same, however long it takes.
     pub async fn receive_ever(&mut self) -> Option<Value> {
+        let message = self.receive_bytes().await?;
+        Some(serde_json::from_slice(&message).expect("JSON"))
+    }
+
+    /// The same, as it came.
+    pub async fn receive_bytes(&mut self) -> Option<Vec<u8>> {
+        let mut seen = 0;
         loop {
-            if let Some(end) = self.unread.iter().position(|&byte| byte == 0) {
-                let message: Vec<u8> = self.unread.drain(..=end).collect();
-                return Some(serde_json::from_slice(&message[..end]).expect("JSON"));
+            if let Some(end) = self.unread[seen..].iter().position(|&byte| byte == 0) {
+                let rest = self.unread.split_off(seen + end + 1);
+                let mut message = std::mem::replace(&mut self.unread, rest);
+                message.pop();
+                return Some(message);
             }
+            seen = self.unread.len();
             match self.stream.read_buf(&mut self.unread).await {
                 Ok(0) | Err(_) => return None,
                 Ok(_) => {}

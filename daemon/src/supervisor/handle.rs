@@ -13,7 +13,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 #[derive(Debug)]
 pub enum Command {
     /// The status with its processes.
-    Status(oneshot::Sender<Status>),
+    Status(oneshot::Sender<Arc<Status>>),
     /// Begin a job.
     Request {
         /// What to do.
@@ -104,7 +104,7 @@ impl Handle {
     }
 
     /// The status with the processes and what memory they take now.
-    pub async fn full_status(&self) -> Result<Status, Error> {
+    pub async fn full_status(&self) -> Result<Arc<Status>, Error> {
         self.ask(Command::Status).await
     }
 

@@ -96,7 +96,7 @@ pub struct Supervisor {
     delay: Option<Alarm>,
     ending: bool,
     /// Who waits for a status with processes, and the list that is being made for all of them.
-    asking: Vec<oneshot::Sender<Status>>,
+    asking: Vec<oneshot::Sender<Arc<Status>>>,
     listing: OptionFuture<JoinHandle<(Processes, Vec<Process>)>>,
     /// What is known of them, unless such a list is being made.
     processes: Processes,

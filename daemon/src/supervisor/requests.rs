@@ -1,6 +1,6 @@
 //! What the front ends ask for, and the answers.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use rootlessd_api::{Error, ErrorKind, Job, JobKind, JobOptions, JobResult, Process, Status};
 use tokio::{sync::oneshot, task::spawn_blocking, time::Instant};
@@ -96,7 +96,7 @@ impl Supervisor {
     }
 
     /// One list of processes serves all who ask while it is made.
-    fn tell_status(&mut self, reply: oneshot::Sender<Status>) {
+    fn tell_status(&mut self, reply: oneshot::Sender<Arc<Status>>) {
         if self.asking.is_empty() {
             let shim = self.engine.shim;
             let mut processes = std::mem::take(&mut self.processes);
@@ -113,10 +113,10 @@ impl Supervisor {
     pub(super) fn answer_asking(&mut self, (processes, list): (Processes, Vec<Process>)) {
         self.listing = None.into();
         self.processes = processes;
-        let status = Status { processes: list, ..self.status() };
+        let status = Arc::new(Status { processes: list, ..self.status() });
         for reply in self.asking.drain(..) {
             // Whoever stopped waiting needs no answer.
-            let _ = reply.send(status.clone());
+            let _ = reply.send(Arc::clone(&status));
         }
     }
 }

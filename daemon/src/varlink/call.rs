@@ -1,10 +1,10 @@
 //! What an interface is asked, and what it answers.
 
-use std::{fmt, os::fd::OwnedFd};
+use std::{fmt, os::fd::OwnedFd, sync::Arc};
 
 use futures_util::stream::LocalBoxStream;
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value, json, value::RawValue};
 
 /// An interface that [`serve`](super::server::serve) offers.
 pub trait Interface {
@@ -89,6 +89,8 @@ impl Request {
 pub enum Answer {
     /// One reply.
     One(Value),
+    /// One reply, which is the same for several callers.
+    Shared(Arc<RawValue>),
     /// One reply, and open files that go with it.
     OneWithFds(Value, Vec<OwnedFd>),
     /// A reply for each value of the stream, and when that ends the connection does. A call
@@ -107,6 +109,7 @@ impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::One(value) => f.debug_tuple("One").field(value).finish(),
+            Self::Shared(value) => f.debug_tuple("Shared").field(value).finish(),
             Self::OneWithFds(value, fds) => {
                 f.debug_tuple("OneWithFds").field(value).field(fds).finish()
             }

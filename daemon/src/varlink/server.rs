@@ -36,7 +36,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 256, message: 64 * 1024, write: Duration::from_secs(30) }
+        Self { connections: 2048, message: 64 * 1024, write: Duration::from_secs(30) }
     }
 }
 
@@ -189,6 +189,7 @@ impl Client {
         };
         match answer {
             Ok(Answer::One(value)) => self.reply(value, None, vec![]).await,
+            Ok(Answer::Shared(value)) => self.reply(&*value, None, vec![]).await,
             Ok(Answer::OneWithFds(value, fds)) => self.reply(value, None, fds).await,
             Ok(Answer::Many(stream)) => self.stream(stream, flags.more).await,
             Err(error) => self.send(&error, vec![]).await,
@@ -217,7 +218,7 @@ impl Client {
 
     async fn reply(
         &mut self,
-        value: Value,
+        value: impl Serialize,
         continues: Option<bool>,
         fds: Vec<OwnedFd>,
     ) -> Result<(), End> {

@@ -1,8 +1,13 @@
 //! `org.rootlessd.Supervisor`: the supervisor's [`Handle`] on varlink.
 
-use rootlessd_api::{Error, ErrorKind, JobKind, JobOptions, Port, names};
+use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
+
+use rootlessd_api::{Error, ErrorKind, JobKind, JobOptions, Port, Status, names};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{
+    Value, json,
+    value::{RawValue, to_raw_value},
+};
 
 use super::{
     call::{Answer, ErrorReply, Interface, Request},
@@ -14,12 +19,14 @@ use crate::{events::Wanted, supervisor::handle::Handle};
 #[derive(Clone, Debug)]
 pub struct Supervisor {
     handle: Handle,
+    /// The last status that somebody asked for, and how it is written.
+    rendered: RefCell<Option<(Arc<Status>, Arc<RawValue>)>>,
 }
 
 impl Supervisor {
     /// The interface on `handle`.
     pub fn new(handle: Handle) -> Self {
-        Self { handle }
+        Self { handle, rendered: RefCell::default() }
     }
 }
 
@@ -42,7 +49,8 @@ impl Interface for Supervisor {
         match request.method() {
             "GetStatus" => {
                 request.end()?;
-                answer("status", handle.full_status().await, "")
+                let status = handle.full_status().await.map_err(|error| refusal(error, ""))?;
+                Ok(Answer::Shared(self.render(status)?))
             }
             "Watch" => {
                 request.end()?;
@@ -118,6 +126,21 @@ impl Interface for Supervisor {
 }
 
 impl Supervisor {
+    /// The status as a reply. Whoever asks at the same time gets the same, which is written out once.
+    fn render(&self, status: Arc<Status>) -> Result<Arc<RawValue>, ErrorReply> {
+        if let Some((last, rendered)) = &*self.rendered.borrow()
+            && Arc::ptr_eq(last, &status)
+        {
+            return Ok(Arc::clone(rendered));
+        }
+        let reply = to_raw_value(&BTreeMap::from([("status", &*status)]));
+        let internal =
+            |error: serde_json::Error| Error::new(ErrorKind::Internal, error.to_string());
+        let rendered: Arc<RawValue> = reply.map_err(|error| refusal(internal(error), ""))?.into();
+        self.rendered.replace(Some((status, Arc::clone(&rendered))));
+        Ok(rendered)
+    }
+
     async fn begin(&self, kind: JobKind, mut request: Request) -> Result<Answer, ErrorReply> {
         let keep_containers = match kind {
             JobKind::Restart => request.optional("keepContainers")?,

@@ -8,6 +8,7 @@ pub(crate) mod course;
 mod follow;
 mod idle;
 mod probe;
+mod program_files;
 mod replacement;
 mod takeover;
 mod world;

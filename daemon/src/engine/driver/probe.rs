@@ -10,14 +10,14 @@ use std::{
     time::Duration,
 };
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::OptionFuture};
 use rootlessd_api::Part;
 use tokio::{
     sync::{Notify, mpsc, watch},
     time::sleep,
 };
 
-use super::{Event, Facts};
+use super::{Event, Facts, program_files::ProgramFiles};
 use crate::{
     engine::{
         dir::EngineDir,
@@ -133,6 +133,8 @@ impl Probe {
         // Whether it was asked just now because a container started or ended.
         let mut happened = false;
         let mut in_time = true;
+        // Without it, it is seen when dockerd is asked.
+        let mut files = ProgramFiles::of(self.programs.iter().map(|(_, path)| path)).ok();
         loop {
             while self.silent.get() {
                 containers = None;
@@ -164,6 +166,7 @@ impl Probe {
             tokio::select! {
                 () = sleep(pause) => {}
                 () = self.now.notified() => {}
+                Some(()) = OptionFuture::from(files.as_mut().map(ProgramFiles::replaced)) => {}
                 told = next_of(&mut containers) => match told {
                     Some(()) => happened = true,
                     None => {
