@@ -108,8 +108,8 @@ impl State {
         }
     }
 
-    /// Whether it can break now. `deaf`: whether engine-init and engine-shim may hang.
-    pub fn may_suffer(&self, fault: Fault, deaf: bool) -> bool {
+    /// Whether it can break now.
+    pub fn may_suffer(&self, fault: Fault) -> bool {
         let part = |part| {
             self.kit.as_ref().and_then(|kit| kit.part(part)).filter(|it| !it.dead && !it.killed)
         };
@@ -120,9 +120,9 @@ impl State {
             Fault::Sticks => part(Part::Dockerd).is_some_and(|it| !it.stuck),
             Fault::CannotStart => self.kit.as_ref().is_some_and(|it| !it.no_start && !it.is_deaf()),
             Fault::KitDies => self.kit.is_some(),
-            Fault::KitHangs => deaf && self.kit.as_ref().is_some_and(|kit| !kit.hung),
+            Fault::KitHangs => self.kit.as_ref().is_some_and(|kit| !kit.hung),
             Fault::ShimDies => self.shim.is_some(),
-            Fault::ShimHangs => deaf && self.shim.is_some_and(|shim| !shim.hung),
+            Fault::ShimHangs => self.shim.is_some_and(|shim| !shim.hung),
             Fault::RootlessdDies => self.rootlessd != Rootlessd::Dead,
             Fault::LaunchFails | Fault::LaunchRefused => matches!(driver, Some(Driver::Preflight)),
         }

@@ -6,6 +6,7 @@
 
 pub(crate) mod course;
 mod follow;
+mod hearing;
 mod idle;
 mod probe;
 mod replacement;

@@ -17,7 +17,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::{Event, Facts};
+use super::{Event, Facts, hearing::Hearing};
 use crate::{
     engine::{
         dir::EngineDir,
@@ -58,6 +58,8 @@ pub(super) struct Probe {
     silent: Cell<bool>,
     /// Whether the last probe passed, and how many there were.
     passed: watch::Sender<(bool, u64)>,
+    /// Whether engine-init hears, which is to mend what does not.
+    pub hearing: Hearing,
     events: mpsc::Sender<Event>,
 }
 
@@ -76,6 +78,7 @@ impl Probe {
             now: Notify::new(),
             silent: Cell::new(false),
             passed: watch::Sender::default(),
+            hearing: Hearing::default(),
             events,
         }
     }
@@ -153,6 +156,9 @@ impl Probe {
             if !in_time {
                 containers = None;
                 self.doubt().await;
+            }
+            if !passed {
+                self.hearing.ask(&self.engine_init).await;
             }
             if happened {
                 // What happens together is asked about once more: dockerd tells of an end before it counts it.

@@ -84,6 +84,12 @@ impl Followed<'_> {
                 }
                 Effect::Signal => drop(self.engine.shim.signal(Signal::SIGTERM)),
                 Effect::WriteDeath(phase) => self.write_death(phase),
+                Effect::WriteHang => {
+                    let text =
+                        "engine-init does not answer, and so nobody mends dockerd".to_owned();
+                    let _ =
+                        self.world.dir().write_death(&shim::death(Part::Init, None, text, vec![]));
+                }
                 Effect::Kill => self.kill().await,
             }
         }
