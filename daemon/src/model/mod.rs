@@ -171,6 +171,8 @@ impl Model for Whole {
     fn next_state(&self, state: &State, action: Action) -> Option<State> {
         let next = self.apply(state, action);
         let goes = match action {
+            // Who asks more often goes no other rounds.
+            _ if self.requests > 1 => false,
             Action::Goes(_) => true,
             // What waits for a disk is killed again and again.
             Action::Over { late, .. } => !late && !state.is_stuck(),
