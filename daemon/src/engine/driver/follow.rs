@@ -18,7 +18,7 @@ use super::{
     Command, Event, World,
     idle::{Verdict, Watcher},
     probe::Probe,
-    replacement, takeover,
+    replacement, shortages, takeover,
 };
 use crate::{
     engine::{
@@ -238,6 +238,8 @@ impl<'a> Followed<'a> {
 
     fn keep_asking(&mut self) {
         self.asking.spawn_local(self.probe.clone().go_on());
+        let docker = &self.engine.plan.docker;
+        self.asking.spawn_local(shortages::watch(docker, self.world, self.probe.clone()));
     }
 
     fn watch_for_idleness(&mut self) {

@@ -22,6 +22,7 @@ use crate::{
     engine::{
         dir::{EngineDir, Record},
         shim::{self, ShimArgs},
+        shortage::Shortage,
         sweep::{self, Remains},
     },
     helper::Helper,
@@ -60,6 +61,7 @@ pub struct World {
 pub(super) enum Failure {
     Refused(Vec<Reason>),
     Died(Death),
+    Short(Vec<Reason>),
 }
 
 impl Failure {
@@ -67,9 +69,13 @@ impl Failure {
     fn of_preflight(unfit: Unfit) -> Self {
         match unfit {
             Unfit::Refused(reasons) => Self::Refused(reasons),
+            Unfit::Short(reasons) => Self::Short(reasons),
             Unfit::Unknown(why) => {
                 let text = format!("the machine could not be looked at: {why}");
-                Self::Died(shim::death(Part::Host, None, text, vec![]))
+                match Shortage::in_line(&text) {
+                    Some(shortage) => Self::Short(vec![shortage.reason(&text)]),
+                    None => Self::Died(shim::death(Part::Host, None, text, vec![])),
+                }
             }
         }
     }
@@ -98,7 +104,10 @@ impl World {
         self.tell(Event::Phase(Phase::Namespaces)).await;
         self.start_shim(plan).await.map_err(|error| {
             let text = format!("the engine cannot be started: {error}");
-            Failure::Died(shim::death(Part::Shim, None, text, vec![]))
+            match Shortage::of_error(&error) {
+                Some(shortage) => Failure::Short(vec![shortage.reason(&text)]),
+                None => Failure::Died(shim::death(Part::Shim, None, text, vec![])),
+            }
         })
     }
 
@@ -169,7 +178,7 @@ impl World {
                 Some(shim::death(Part::Shim, None, text, vec![]))
             }
         });
-        self.tell(death.map_or(Event::Gone, Event::Died)).await;
+        self.tell(death.map_or(Event::Gone, Event::of_death)).await;
     }
 
     /// Remove what an engine left that nobody saw end.

@@ -19,6 +19,7 @@ use crate::{
     engine::{
         incidents::{self, Incident},
         shim,
+        shortage::{self, Shortage},
     },
     restart_policy::RestartPolicy,
     rootlesskit::{self, port},
@@ -31,11 +32,16 @@ const END_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long RootlessKit may take to forget what a dead dockerd published; it takes milliseconds.
 const PORTS_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a part that was lost for a shortage makes the next one wait.
+const STARVED_WINDOW: Duration = Duration::from_secs(60);
+
 /// What is lost, and what is being done about it.
 #[derive(Debug, Default)]
 pub(super) struct Mending {
     /// When parts died, in CLOCK_BOOTTIME since boot, the newest last; only those of the window.
     deaths: Vec<Duration>,
+    /// When a part was last lost for a shortage.
+    starved: Option<Instant>,
     /// Who is not ready again, and since when.
     lost: BTreeMap<Part, Instant>,
     /// Who is to end and be replaced, and has not ended yet; and why.
@@ -63,6 +69,14 @@ fn remedy(
 ) -> Option<Duration> {
     let delay = policy.count(deaths, now)?;
     Some(if was_ready { Duration::ZERO } else { delay })
+}
+
+/// How long to wait before a part that the machine had no room for is replaced: it is nobody's fault,
+/// and the engine is not given up for it, but not even one that had been ready is replaced at once again
+/// and again.
+fn starved_remedy(last: &mut Option<Instant>, now: Instant, was_ready: bool) -> Duration {
+    let is_first = last.replace(now).is_none_or(|last| now - last >= STARVED_WINDOW);
+    if was_ready && is_first { Duration::ZERO } else { shortage::AGAIN }
 }
 
 impl Init {
@@ -219,6 +233,12 @@ impl Init {
             death.text += "; it is not replaced under its containers, since live-restore is off";
             return Err(Interruption::Died(death));
         }
+        if death.out_of_memory || Shortage::of_death(&death).is_some() {
+            let delay = starved_remedy(&mut self.mending.starved, Instant::now(), was_ready);
+            self.mending.pause = Some(Instant::now() + delay);
+            self.note_loss(death);
+            return Ok(());
+        }
         let now = clock::now_boottime();
         let Some(delay) = remedy(&policy, &mut self.mending.deaths, now, was_ready) else {
             let (count, window) = (self.mending.deaths.len(), policy.window);
@@ -331,6 +351,18 @@ mod tests {
         delay: Duration::from_millis(200),
         max_delay: Duration::from_millis(500),
     };
+
+    #[test]
+    fn what_a_shortage_ends_is_replaced_at_once_only_now_and_then() {
+        let (begun, mut last) = (Instant::now(), None);
+        for (second, was_ready, delay) in
+            [(0, true, 0), (1, true, 10), (11, false, 10), (40, true, 10), (100, true, 0)]
+        {
+            let now = begun + Duration::from_secs(second);
+            let found = starved_remedy(&mut last, now, was_ready);
+            assert_eq!(found, Duration::from_secs(delay), "{second} s");
+        }
+    }
 
     #[test]
     fn who_had_been_ready_is_replaced_at_once_and_too_many_are_not() {

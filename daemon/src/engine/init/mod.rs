@@ -155,9 +155,15 @@ impl Init {
         let (ask, requests) = mpsc::channel(8);
         let (status, following) = watch::channel(InitStatus::default());
         let ports = PortDesk::default();
+        let children = Children::adopt_orphans()?;
         let attention = Rc::new(Attention::default());
-        let part_probe =
-            PartProbe::of(&plan, following.clone(), Rc::clone(&attention), ask.clone());
+        let part_probe = PartProbe::of(
+            &plan,
+            following.clone(),
+            Rc::clone(&attention),
+            children.oom_kills(),
+            ask.clone(),
+        );
         let control = Control {
             listener: listener.try_clone()?,
             status: following,
@@ -174,7 +180,7 @@ impl Init {
             dir,
             plan,
             listener,
-            children: Children::adopt_orphans()?,
+            children,
             terminate: signal(SignalKind::terminate())?,
             requests,
             status,
