@@ -12,4 +12,5 @@ pub mod log;
 mod network_helper;
 pub mod processes;
 pub mod shim;
+pub mod shortage;
 pub mod sweep;

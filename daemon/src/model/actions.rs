@@ -269,10 +269,12 @@ impl State {
             }
             Step::End(part) => self.end_part(part),
             Step::TakeExit(part) => {
-                if let Some(kit) = &mut self.kit {
-                    *kit.slot(part) = None;
-                }
-                self.tell_init(init::Event::Exited(part));
+                let proc = self.kit.as_mut().and_then(|kit| kit.slot(part).take());
+                let fault = match proc {
+                    Some(Proc { starved: true, .. }) => init::Fault::Shortage,
+                    _ => init::Fault::Own,
+                };
+                self.tell_init(init::Event::Exited(part, fault));
             }
             Step::Read => {
                 if let Some(kit) = &mut self.kit {

@@ -54,6 +54,10 @@ pub(super) struct Probe {
     /// Whether dockerd has yet to show that it reaches containerd.
     doubtful: Cell<bool>,
     now: Notify,
+    /// Whether it is an occasion to look at the machine, too.
+    occasion: Notify,
+    /// How often parts complained, as engine-init told last.
+    complaints: Cell<u32>,
     /// Whether nothing is to be asked: dockerd ends only when nobody asks it anything any more.
     silent: Cell<bool>,
     /// Whether the last probe passed, and how many there were.
@@ -76,6 +80,8 @@ impl Probe {
             containerd: RefCell::new(plan.versions.containerd.clone()),
             doubtful: Cell::new(false),
             now: Notify::new(),
+            occasion: Notify::new(),
+            complaints: Cell::new(0),
             silent: Cell::new(false),
             passed: watch::Sender::default(),
             hearing: Hearing::default(),
@@ -85,6 +91,9 @@ impl Probe {
 
     /// Learn which processes there are, and of which files.
     pub fn learn(&self, init: InitStatus) {
+        if self.complaints.replace(init.complaints) != init.complaints {
+            self.occasion.notify_one();
+        }
         self.init.send_replace(Some(init));
     }
 
@@ -104,6 +113,12 @@ impl Probe {
     pub fn keep_silent(&self, silent: bool) {
         self.silent.set(silent);
         self.now.notify_one();
+    }
+
+    /// Wait until there is an occasion to look at the machine: dockerd was asked, or a part complained
+    /// that it is short of something.
+    pub async fn occasion(&self) {
+        self.occasion.notified().await;
     }
 
     /// Wait until it is asked at once and is well.
@@ -153,6 +168,7 @@ impl Probe {
                 return;
             }
             self.passed.send_modify(|last| *last = (passed, last.1 + 1));
+            self.occasion.notify_one();
             if !in_time {
                 containers = None;
                 self.doubt().await;
