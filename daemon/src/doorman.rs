@@ -22,7 +22,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use crate::{config::Loaded, supervisor::handle::Handle, sys::fd};
+use crate::{config::Loaded, reasons::Code, supervisor::handle::Handle, sys::fd};
 
 /// How long a client may take to ask its question.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -119,6 +119,10 @@ pub(crate) fn door(status: &Status, waited: Duration, client_wait: Duration) -> 
     let text = match status.state {
         State::Running | State::Degraded => return Door::Queue(None),
         State::Listening => return Door::Start,
+        // Nobody knows how long that will be.
+        State::Backoff if status.reasons.first().is_some_and(Code::passes) => {
+            "rootless Docker cannot be started for now".to_owned()
+        }
         State::Starting | State::Stopping | State::Backoff => match client_wait.checked_sub(waited)
         {
             Some(left) if !left.is_zero() => return Door::Queue(Some(left)),
@@ -219,6 +223,11 @@ mod tests {
             assert_eq!(door(&with(state), second, wait), Door::Queue(Some(wait - second)));
             assert!(matches!(door(&with(state), wait, wait), Door::Answer(_)));
         }
+        let short = Code::DataRootFull.reason("/d is full");
+        let short = Status { reasons: vec![short], ..with(State::Backoff) };
+        assert!(
+            matches!(door(&short, second, wait), Door::Answer(text) if text.contains("is full"))
+        );
         assert_eq!(
             door(&with(State::Stopped), second, wait),
             Door::Answer("rootless Docker is stopped: start it with `rootlessctl start`".into())

@@ -33,7 +33,12 @@ macro_rules! codes {
                 match self { $(Self::$variant => Part::$part,)+ }
             }
 
-            /// Whether the engine cannot start as long as it holds.
+            /// Whether the engine waits with its start as long as it holds.
+            pub const fn is_passing(self) -> bool {
+                match self { $(Self::$variant => matches!(Gravity::$gravity, Gravity::Wait),)+ }
+            }
+
+            /// Whether the engine cannot start as long as it holds, and a person has to mend it.
             pub const fn is_fatal(self) -> bool {
                 match self { $(Self::$variant => matches!(Gravity::$gravity, Gravity::Fatal),)+ }
             }
@@ -43,6 +48,8 @@ macro_rules! codes {
 
 enum Gravity {
     Fatal,
+    /// What keeps the engine from starting passes by itself, and it is tried again.
+    Wait,
     Note,
 }
 
@@ -90,6 +97,18 @@ codes! {
     DataRootNetwork = "data-root-network", Host, Fatal;
     /// The file system of the engine's data does not answer.
     DataRootUnreachable = "data-root-unreachable", Host, Fatal;
+    /// The file system of the engine's data is full.
+    DataRootFull = "data-root-full", Host, Wait;
+    /// The file system of the engine's data has no inodes left.
+    DataRootInodes = "data-root-inodes", Host, Wait;
+    /// The file system of `XDG_RUNTIME_DIR` has no space or no inodes left.
+    RuntimeDirFull = "runtime-dir-full", Host, Wait;
+    /// Something of the engine failed for want of space, or of the user's share of it.
+    SpaceMissing = "space-missing", Host, Wait;
+    /// A part has nearly as many files open as it may, or failed for having too many.
+    FilesExhausted = "files-exhausted", Host, Wait;
+    /// A part could not be started since there are too many processes, of the user or of the machine.
+    ProcessesExhausted = "processes-exhausted", Host, Wait;
     /// Containers' limits are ignored: dockerd has no cgroup driver here.
     CgroupDriverNone = "cgroup-driver-none", Host, Note;
     /// Some of containers' limits are ignored: the user's systemd lacks a cgroup controller.
@@ -174,6 +193,11 @@ impl Code {
         Reason { remedy: Some(remedy.into()), ..self.reason(text) }
     }
 
+    /// Whether a reason is of those with which the engine waits with its start.
+    pub fn passes(reason: &Reason) -> bool {
+        Self::ALL.iter().any(|code| code.is_passing() && code.is(reason))
+    }
+
     /// Whether `reason` has this name.
     pub fn is(self, reason: &Reason) -> bool {
         reason.code == self.as_str()
@@ -185,6 +209,8 @@ impl Code {
 pub struct Findings {
     /// What prevents a start.
     pub fatal: Vec<Reason>,
+    /// What prevents it for now.
+    pub passing: Vec<Reason>,
     /// What does not.
     pub notes: Vec<Reason>,
     /// What could not be found out this time, in sentences: the rest is not to be trusted either.
@@ -194,8 +220,13 @@ pub struct Findings {
 impl Findings {
     /// Adds a reason where its code says.
     pub fn add(&mut self, reason: Reason) {
-        let fatal = Code::ALL.iter().any(|code| code.is_fatal() && code.is(&reason));
-        if fatal { self.fatal.push(reason) } else { self.notes.push(reason) }
+        if Code::ALL.iter().any(|code| code.is_fatal() && code.is(&reason)) {
+            self.fatal.push(reason);
+        } else if Code::passes(&reason) {
+            self.passing.push(reason);
+        } else {
+            self.notes.push(reason);
+        }
     }
 }
 
@@ -227,7 +258,11 @@ mod tests {
         let manual = include_str!("../../docs/reasons.md");
         let rows: Vec<_> = manual.lines().filter(|line| line.starts_with("| `")).collect();
         for code in Code::ALL {
-            let gravity = if code.is_fatal() { "no start" } else { "note" };
+            let gravity = match (code.is_fatal(), code.is_passing()) {
+                (true, _) => "no start",
+                (_, true) => "waits",
+                _ => "note",
+            };
             let (name, part, meaning) = (code.as_str(), code.part(), code.meaning());
             let row = format!("| `{name}` | {part} | {gravity} | {meaning} |");
             assert!(rows.iter().any(|line| line.starts_with(&row)), "missing: {row}");
@@ -239,7 +274,8 @@ mod tests {
     fn findings_are_sorted_by_gravity() {
         let mut findings = Findings::default();
         findings.extend([Code::SubuidMissing.reason("a"), Code::SubuidSmall.reason("b")]);
-        assert_eq!(findings.fatal.len(), 1);
+        findings.add(Code::DataRootFull.reason("c"));
+        assert_eq!((findings.fatal.len(), findings.passing.len()), (1, 1));
         assert_eq!(findings.notes.len(), 1);
     }
 }

@@ -389,3 +389,25 @@ fn too_often() {
     user.ctl("start").ok();
     assert_eq!(user.state(), "running");
 }
+
+/// engine-init, or engine-shim, hangs when it is needed: the engine ends for it, and starts anew.
+#[test]
+fn while_nobody_can_mend_it() {
+    let user = User::new();
+    user.configure(PATIENT);
+    user.start();
+    for (hangs, dies) in [("init", "dockerd"), ("shim", "rootlesskit")] {
+        let (shim, victim) = (user.pid("shim"), user.pid(dies));
+        signal(user.pid(hangs), Signal::SIGSTOP);
+        signal(victim, Signal::SIGKILL);
+        let begun = Instant::now();
+        wait_for("the engine is given up", 2 * SOON, || (!exists(shim)).then_some(()));
+        eprintln!("{hangs} hangs, {dies} dies: given up after {:?}", begun.elapsed());
+        let status = user.wait_state("running");
+        let death = status["deaths"].as_array().unwrap().last().unwrap();
+        assert_eq!(death["part"], "init", "{hangs}: {death}");
+        user.ctl("reset-failed").ok();
+    }
+    user.ctl("stop").ok();
+    user.assert_clean(false);
+}

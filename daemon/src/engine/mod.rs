@@ -12,5 +12,6 @@ pub mod log;
 mod network_helper;
 pub mod processes;
 pub mod shim;
+pub mod shortage;
 pub mod sweep;
 pub mod userland_proxy;

@@ -44,6 +44,8 @@ pub enum Step {
     Hear,
     SeeGone,
     Probe,
+    /// It finds that engine-init does not hear.
+    FindDeaf,
     Replace,
     Look,
     /// The engine's processes.
@@ -107,14 +109,15 @@ pub fn steps(state: &State) -> Vec<Step> {
         may(Step::SeeGone, state.shim.is_none());
         let silent = follow.replacing == Some(Replacing::Waiting);
         may(Step::Probe, follow.probing && !silent && follow.probed != Some(state.is_well()));
+        let misses = follow.probing && !silent && follow.probed == Some(false);
+        may(Step::FindDeaf, misses && kit.is_none() && state.shim.is_some() && !follow.killing);
         may(
             Step::Replace,
             match follow.replacing {
-                Some(Replacing::Asking) => {
-                    kit.is_some_and(|kit| kit.ending.is_none()) && follow.heard.is_some()
-                }
+                Some(Replacing::Asking) => follow.heard.is_some(),
+                Some(Replacing::Waiting) => kit.is_none(),
                 Some(Replacing::Healing) => follow.probing && state.is_well(),
-                Some(Replacing::Waiting) | None => false,
+                None => false,
             },
         );
         may(Step::Look, follow.looking == Looking::Sure);
@@ -224,6 +227,7 @@ impl State {
                 }
                 self.tell(if is_well { Told::Healthy } else { Told::Unhealthy });
             }
+            Step::FindDeaf => self.take(course::Event::Deaf),
             Step::Replace => self.go_on_replacing(),
             Step::Look => self.look(),
             Step::EnterNamespaces => {
@@ -265,10 +269,12 @@ impl State {
             }
             Step::End(part) => self.end_part(part),
             Step::TakeExit(part) => {
-                if let Some(kit) = &mut self.kit {
-                    *kit.slot(part) = None;
-                }
-                self.tell_init(init::Event::Exited(part));
+                let proc = self.kit.as_mut().and_then(|kit| kit.slot(part).take());
+                let fault = match proc {
+                    Some(Proc { starved: true, .. }) => init::Fault::Shortage,
+                    _ => init::Fault::Own,
+                };
+                self.tell_init(init::Event::Exited(part, fault));
             }
             Step::Read => {
                 if let Some(kit) = &mut self.kit {

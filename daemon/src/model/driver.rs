@@ -80,7 +80,7 @@ impl State {
                     }
                 }
                 Effect::Signal => self.signal_shim(),
-                Effect::WriteDeath(_) => self.death = true,
+                Effect::WriteHang | Effect::WriteDeath(_) => self.death = true,
                 Effect::Kill => self.kill(),
             }
         }
@@ -147,7 +147,14 @@ impl State {
     /// The replacement that somebody wants goes on.
     pub fn go_on_replacing(&mut self) {
         let Some(follow) = self.followed_mut() else { return };
-        match follow.replacing {
+        let replacing = follow.replacing;
+        if replacing != Some(Replacing::Healing)
+            && self.kit.as_ref().is_none_or(|kit| kit.is_deaf())
+        {
+            return self.end_replacement(false);
+        }
+        let Some(follow) = self.followed_mut() else { return };
+        match replacing {
             Some(Replacing::Asking) => {
                 follow.replacing = Some(Replacing::Waiting);
                 let parts = [Part::Containerd, Part::Dockerd];

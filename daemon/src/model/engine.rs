@@ -9,7 +9,7 @@ use super::{
     POLICY,
     state::{At, Client, Driver, Kit, Proc, Replacing, State, Told},
 };
-use crate::engine::init::machine::{Effect, Event, Machine};
+use crate::engine::init::machine::{Effect, Event, Fault, Machine};
 
 impl Kit {
     pub fn new(live_restore: bool) -> Self {
@@ -64,7 +64,7 @@ impl State {
             let Some(kit) = &mut self.kit else { return true };
             match effect {
                 Effect::Start(part) if std::mem::take(&mut kit.no_start) => {
-                    let event = Event::NotStarted(part);
+                    let event = Event::NotStarted(part, Fault::Own);
                     effects.extend(kit.machine.next(event, Duration::ZERO, &POLICY.restart));
                 }
                 Effect::Start(part) => {

@@ -34,6 +34,9 @@ pub enum Fault {
     RootlessdDies,
     LaunchFails,
     LaunchRefused,
+    /// The machine is short of something.
+    LaunchStarves,
+    Starves,
 }
 
 impl State {
@@ -101,6 +104,16 @@ impl State {
                 self.tell(Told::Died);
                 self.drive(Driver::Rest);
             }
+            Fault::LaunchStarves => {
+                self.tell(Told::Starved);
+                self.drive(Driver::Rest);
+            }
+            Fault::Starves => {
+                if let Some(it) = self.kit.as_mut().and_then(|kit| kit.dockerd.as_mut()) {
+                    it.starved = true;
+                }
+                self.end_part(Part::Dockerd);
+            }
             Fault::LaunchRefused => {
                 self.tell(Told::Refused);
                 self.drive(Driver::Rest);
@@ -108,8 +121,8 @@ impl State {
         }
     }
 
-    /// Whether it can break now. `deaf`: whether engine-init and engine-shim may hang.
-    pub fn may_suffer(&self, fault: Fault, deaf: bool) -> bool {
+    /// Whether it can break now.
+    pub fn may_suffer(&self, fault: Fault) -> bool {
         let part = |part| {
             self.kit.as_ref().and_then(|kit| kit.part(part)).filter(|it| !it.dead && !it.killed)
         };
@@ -120,11 +133,14 @@ impl State {
             Fault::Sticks => part(Part::Dockerd).is_some_and(|it| !it.stuck),
             Fault::CannotStart => self.kit.as_ref().is_some_and(|it| !it.no_start && !it.is_deaf()),
             Fault::KitDies => self.kit.is_some(),
-            Fault::KitHangs => deaf && self.kit.as_ref().is_some_and(|kit| !kit.hung),
+            Fault::KitHangs => self.kit.as_ref().is_some_and(|kit| !kit.hung),
             Fault::ShimDies => self.shim.is_some(),
-            Fault::ShimHangs => deaf && self.shim.is_some_and(|shim| !shim.hung),
+            Fault::ShimHangs => self.shim.is_some_and(|shim| !shim.hung),
             Fault::RootlessdDies => self.rootlessd != Rootlessd::Dead,
-            Fault::LaunchFails | Fault::LaunchRefused => matches!(driver, Some(Driver::Preflight)),
+            Fault::LaunchFails | Fault::LaunchRefused | Fault::LaunchStarves => {
+                matches!(driver, Some(Driver::Preflight))
+            }
+            Fault::Starves => part(Part::Dockerd).is_some(),
         }
     }
 }
@@ -141,7 +157,7 @@ pub const ASKED: [Asked; 7] = [
 ];
 
 /// Everything that can break.
-pub const FAULTS: [Fault; 13] = [
+pub const FAULTS: [Fault; 15] = [
     Fault::Dies(Part::Containerd),
     Fault::Dies(Part::Dockerd),
     Fault::Hangs(Part::Containerd),
@@ -155,4 +171,6 @@ pub const FAULTS: [Fault; 13] = [
     Fault::RootlessdDies,
     Fault::LaunchFails,
     Fault::LaunchRefused,
+    Fault::LaunchStarves,
+    Fault::Starves,
 ];

@@ -107,9 +107,10 @@ impl State {
                 }
                 supervisor.settle_replacement();
             }
-            Told::Gone | Told::Died if !supervisor.machine.life().has_engine() => {}
+            Told::Gone | Told::Died | Told::Starved if !supervisor.machine.life().has_engine() => {}
             Told::Gone => self.step(machine::Event::Gone),
             Told::Died => self.step(machine::Event::Died),
+            Told::Starved => self.step(machine::Event::Starved),
             Told::Refused => self.step(machine::Event::Refused),
         }
     }

@@ -83,6 +83,7 @@ pub enum Told {
     Replaced(bool),
     Gone,
     Died,
+    Starved,
     Refused,
 }
 
@@ -194,6 +195,8 @@ pub struct Proc {
     pub killed: bool,
     /// Whether it has ended and that is not taken yet.
     pub dead: bool,
+    /// Whether it ends for want of something.
+    pub starved: bool,
 }
 
 /// A client of Docker's socket.

@@ -23,6 +23,7 @@ use crate::{
     config::{AskPorts, Loaded, NetworkDriver},
     dirs::{Dirs, Environment},
     docker_config,
+    engine::shortage::Places,
     plan::{DockerPlan, Plan, Versions},
     reasons::{Code, Findings},
     rootlesskit::{self, Capabilities, Launch, Tools, Wanted},
@@ -56,6 +57,9 @@ pub async fn prepare(
         return Err(Unfit::Unknown(findings.unknown.join("; ")));
     }
     match plan {
+        Some(_) if findings.fatal.is_empty() && !findings.passing.is_empty() => {
+            Err(Unfit::Short(findings.passing))
+        }
         Some(plan) if findings.fatal.is_empty() => Ok(Plan { reasons: findings.notes, ..plan }),
         _ => Err(Unfit::Refused(findings.fatal)),
     }
@@ -66,6 +70,8 @@ pub async fn prepare(
 pub enum Unfit {
     /// A person has to mend something: everything that prevents a start, not only the first.
     Refused(Vec<Reason>),
+    /// The machine is short of something, which passes.
+    Short(Vec<Reason>),
     /// The machine could not be looked at this time, in a sentence. The next look may succeed.
     Unknown(String),
 }
@@ -141,6 +147,10 @@ impl Inspection<'_> {
             }
             None => docker.map(|docker| self.with_swarm(user.as_ref(), docker, findings)),
         };
+
+        if let Some(docker) = &docker {
+            findings.extend(Places::of(docker, &self.dirs.runtime).full());
+        }
 
         let (programs, answers) = (programs?, answers?);
         findings.unknown.extend(answers.unknown.clone());

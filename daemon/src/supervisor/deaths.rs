@@ -2,11 +2,11 @@
 
 use rootlessd_api::{Death, Part};
 
-use crate::engine::shim;
+use crate::engine::{driver::Facts, shim};
 
-/// What else is lost with an engine in which so many containers ran.
-pub(super) fn casualties(containers: u32) -> String {
-    match containers {
+/// What else is lost with an engine of which this was known.
+pub(super) fn casualties(facts: Option<&Facts>) -> String {
+    match facts.map_or(0, |facts| facts.info.containers_running) {
         0 => String::new(),
         1 => "; the container that ran ended with it".to_owned(),
         count => format!("; the {count} containers that ran ended with it"),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rootlessd_api::{Phase, State};
 use serde::{Deserialize, Serialize};
 
-use crate::restart_policy::RestartPolicy;
+use crate::{engine::shortage, restart_policy::RestartPolicy};
 
 /// Where the engine is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -71,6 +71,8 @@ pub enum Event {
     Died,
     /// It cannot be started until a person mends something.
     Refused,
+    /// All of it is gone, or it cannot be started, since the machine is short of something for now.
+    Starved,
     /// The delay before the next try is over.
     DelayOver,
 }
@@ -228,17 +230,24 @@ impl Machine {
             // Somebody ended it behind our back, if ever so gently: it is to run.
             (L::Starting(_) | L::Running | L::Degraded, E::Died | E::Gone) => self.die(now, policy),
 
+            // It is nobody's fault, and passes: it is tried until it does, at a slow pace.
+            (L::Starting(_) | L::Running | L::Degraded, E::Starved) => {
+                (L::Backoff, vec![Effect::Delay(shortage::AGAIN)])
+            }
+
             (L::Stopping(_, then), E::Phase(phase)) => (L::Stopping(phase, then), vec![]),
             (L::Stopping(phase, _), E::Stop) => (L::Stopping(phase, Then::Rest), vec![]),
             (L::Stopping(phase, _), E::Start | E::Restart) => {
                 (L::Stopping(phase, Then::Start), vec![])
             }
             // A death on the way down is a stop that was less orderly than it should be.
-            (L::Stopping(_, Then::Rest), E::Gone | E::Died | E::Refused) => (L::Stopped, vec![]),
-            (L::Stopping(_, Then::Listen), E::Gone | E::Died | E::Refused) => {
+            (L::Stopping(_, Then::Rest), E::Gone | E::Died | E::Refused | E::Starved) => {
+                (L::Stopped, vec![])
+            }
+            (L::Stopping(_, Then::Listen), E::Gone | E::Died | E::Refused | E::Starved) => {
                 (L::Listening, vec![])
             }
-            (L::Stopping(_, Then::Start), E::Gone | E::Died | E::Refused) => {
+            (L::Stopping(_, Then::Start), E::Gone | E::Died | E::Refused | E::Starved) => {
                 (L::Starting(Phase::Preflight), vec![Effect::Start])
             }
 

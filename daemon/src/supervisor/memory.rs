@@ -35,6 +35,9 @@ pub struct Memory {
     /// Why it failed, if not by dying.
     #[serde(default)]
     pub refusals: Vec<Reason>,
+    /// What the machine is short of, so that the engine waits with its start.
+    #[serde(default)]
+    pub shortages: Vec<Reason>,
     /// When the next start is tried; in a back-off only.
     #[serde(default)]
     pub next_attempt: Option<Moment>,
@@ -87,11 +90,16 @@ impl Memory {
             let remedy = format!("rootlessctl logs --part {}, then rootlessctl start", death.part);
             Reason { part: death.part, ..Code::DiedTooOften.reason_with_remedy(text, remedy) }
         });
-        self.refusals.iter().filter(move |_| failed).cloned().chain(died)
+        let refusals = self.refusals.iter().filter(move |_| failed);
+        refusals.chain(&self.shortages).cloned().chain(died)
     }
 
     /// Why a job that was to bring the engine elsewhere failed.
     pub fn why_not(&self, life: Life) -> Error {
+        if let Some(Reason { text, remedy, .. }) = self.shortages.first() {
+            let message = format!("{text}; it is tried again until that has passed");
+            return Error { remedy: remedy.clone(), ..Error::new(ErrorKind::Preflight, message) };
+        }
         match (life, self.refusals.first(), self.deaths.last()) {
             (Life::Failed, Some(reason), _) => {
                 let more = self.refusals.len() - 1;

@@ -16,7 +16,7 @@ mod status;
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::OptionFuture;
-use rootlessd_api::{Death, Error, ErrorKind, JobResult, Process, Status};
+use rootlessd_api::{Death, Error, ErrorKind, JobResult, Phase, Process, Reason, Status};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
@@ -253,6 +253,13 @@ impl Supervisor {
                 self.engine = Knowledge::default();
                 self.step(machine::Event::Refused);
             }
+            E::Starved { reasons, death } => {
+                self.lose_engine(machine::Event::Starved, death, reasons);
+            }
+            E::Short(reasons) => {
+                self.engine.short = reasons;
+                self.publish();
+            }
             E::Granted(ports) => {
                 self.ports.granted = ports;
                 self.publish();
@@ -264,22 +271,24 @@ impl Supervisor {
             E::Incidents(incidents) => self.learn_incidents(&incidents),
             E::Replaced(result) => self.take_replacement(result),
             E::PortAsked { port, reply } => self.ask_for_port(port, reply),
-            E::Gone => self.lose_engine(machine::Event::Gone, deaths::stranger_stop()),
-            E::Died(death) => self.lose_engine(machine::Event::Died, death),
+            E::Gone => {
+                self.lose_engine(machine::Event::Gone, Some(deaths::stranger_stop()), vec![]);
+            }
+            E::Died(death) => self.lose_engine(machine::Event::Died, Some(death), vec![]),
         }
     }
 
     /// The engine came to its end, which is a death unless it was to be stopped.
-    fn lose_engine(&mut self, event: machine::Event, mut death: Death) {
-        match self.memory.machine.life() {
-            life if !life.has_engine() => return,
-            Life::Stopping(..) => {}
-            _ => {
-                let containers = self.engine.facts.as_ref().map(|it| it.info.containers_running);
-                death.text += &deaths::casualties(containers.unwrap_or_default());
+    fn lose_engine(&mut self, event: machine::Event, death: Option<Death>, shortages: Vec<Reason>) {
+        match (self.memory.machine.life(), death) {
+            (life, _) if !life.has_engine() => return,
+            (Life::Stopping(..), _) | (_, None) => {}
+            (_, Some(mut death)) => {
+                death.text += &deaths::casualties(self.engine.facts.as_ref());
                 self.bury(death);
             }
         }
+        self.memory.shortages = shortages;
         self.engine = Knowledge::default();
         self.ports.refused.clear();
         self.step(event);
@@ -290,6 +299,9 @@ impl Supervisor {
         let before = self.memory.machine.life();
         let effects = self.memory.machine.next(event, clock::now_boottime(), &self.policy());
         let life = self.memory.machine.life();
+        if !matches!(life, Life::Backoff | Life::Starting(Phase::Preflight)) {
+            self.memory.shortages.clear();
+        }
         if life.state() != before.state() {
             self.memory.since = clock::now_realtime();
             if life != Life::Failed {

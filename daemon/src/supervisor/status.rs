@@ -33,6 +33,8 @@ pub(super) struct Knowledge {
     pub main_pid: Option<u32>,
     /// Why it is degraded.
     pub unwell: Option<Reason>,
+    /// What the machine is short of.
+    pub short: Vec<Reason>,
     /// The parts that it does without, and why.
     pub lost: BTreeMap<Part, Reason>,
     /// Whether the parts were replaced that somebody wanted replaced.
@@ -63,6 +65,7 @@ pub(super) fn status(
         reasons: memory
             .reasons()
             .chain(degraded.cloned())
+            .chain(engine.short.iter().cloned())
             .chain(is_stale.then(restart_needed))
             .chain(engine.facts.as_ref().and_then(|facts| upgrade_available(&facts.outdated)))
             .chain(ports.reasons(plan))

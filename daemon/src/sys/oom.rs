@@ -5,9 +5,17 @@
 //! (`oom_kill` of `/proc/vmstat`, since Linux 4.13). Where the group has no memory controller, only the
 //! last is to be had, which tells that there was such an end, not whose.
 
-use std::{cell::Cell, fs, path::PathBuf};
+use std::{
+    cell::Cell,
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use super::cgroup;
+
+/// Ends within this time are taken for one.
+const TOGETHER: Duration = Duration::from_millis(500);
 
 /// What is known of an end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,6 +53,8 @@ struct Count {
 pub struct OomKills {
     events: Option<PathBuf>,
     before: Cell<Count>,
+    /// What was found last, and when.
+    last: Cell<Option<(Oom, Instant)>>,
 }
 
 impl OomKills {
@@ -54,15 +64,21 @@ impl OomKills {
     }
 
     fn of(events: Option<PathBuf>) -> Self {
-        let kills = Self { events, before: Cell::default() };
+        let kills = Self { events, before: Cell::default(), last: Cell::default() };
         kills.before.set(kills.count());
         kills
     }
 
-    /// Whether there was one since the last look.
+    /// Whether there was one since the last look, or at that time: children of who is killed can be
+    /// seen to end before it.
     pub fn look(&self) -> Oom {
         let now = self.count();
-        judge(self.before.replace(now), now)
+        let found = judge(self.before.replace(now), now);
+        if found != Oom::No {
+            self.last.set(Some((found, Instant::now())));
+        }
+        let recent = self.last.get().filter(|(_, at)| at.elapsed() < TOGETHER);
+        recent.map_or(Oom::No, |(oom, _)| oom)
     }
 
     fn count(&self) -> Count {
@@ -120,7 +136,9 @@ mod tests {
         assert_eq!(kills.before.get().group, Some(1));
         assert_eq!(kills.look(), Oom::No);
         write(2);
-        assert_eq!((kills.look(), kills.look()), (Oom::Yes, Oom::No));
+        assert_eq!((kills.look(), kills.look()), (Oom::Yes, Oom::Yes));
+        kills.last.set(Instant::now().checked_sub(TOGETHER).map(|long_ago| (Oom::Yes, long_ago)));
+        assert_eq!(kills.look(), Oom::No);
         // A kernel that counts for the machine.
         assert!(OomKills::from_now().before.get().machine.is_some());
     }

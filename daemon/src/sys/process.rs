@@ -118,6 +118,12 @@ impl Process {
     }
 }
 
+/// How many files a process has open; `None` if that is not to be seen.
+pub fn open_files(pid: u32) -> Option<u64> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    u64::try_from(entries.count()).ok()
+}
+
 /// Open as many files as this process may, it and its children: the limit that most are started
 /// with is for programs that use select(2).
 pub fn raise_file_limit() -> io::Result<()> {

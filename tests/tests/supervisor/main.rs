@@ -10,6 +10,7 @@ mod jobs;
 mod parts;
 mod questions;
 mod reload;
+mod shortages;
 mod succession;
 
 use std::time::Duration;

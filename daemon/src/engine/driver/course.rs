@@ -25,6 +25,8 @@ pub enum Event {
     NotHeard,
     /// The start or the stop takes longer than it may.
     OutOfTime,
+    /// dockerd does not answer, and engine-init, which is to mend that, does neither.
+    Deaf,
 }
 
 /// How far it is found out that nobody needs an engine.
@@ -65,6 +67,8 @@ pub enum Effect {
     AskToStop,
     /// Have RootlessKit asked by a signal.
     Signal,
+    /// Write down that engine-init hangs.
+    WriteHang,
     /// Write down that the start took too long.
     WriteDeath(Phase),
     /// End what does not end when it is asked to.
@@ -188,6 +192,9 @@ impl Course {
             // engine-init is not there yet, or does not listen: RootlessKit passes a signal on.
             Event::NotHeard if self.heard => vec![Effect::Signal],
             Event::NotHeard => vec![Effect::Signal, Effect::Time(Limit::Young)],
+            // The stop has its time.
+            Event::Deaf if self.stopping => vec![],
+            Event::Deaf => vec![Effect::WriteHang, Effect::Kill],
             Event::OutOfTime if self.stopping => vec![Effect::EndTime, Effect::Kill],
             Event::OutOfTime => {
                 vec![Effect::EndTime, Effect::WriteDeath(self.phase), Effect::Kill]
@@ -265,6 +272,8 @@ mod tests {
             (&[E::Stop, UP], vec![F::Time(Limit::Stop), F::AskToStop]),
             (&[UP, E::Stop, E::NotHeard], vec![F::Signal]),
             (&[UP, E::Stop, E::OutOfTime], vec![F::EndTime, F::Kill]),
+            (&[UP, E::Deaf], vec![F::WriteHang, F::Kill]),
+            (&[UP, E::Stop, E::Deaf], vec![]),
             // Whether anybody needs it.
             (&[UP, looked(Verdict::Quiet, false)], vec![F::EndProbe, F::MakeSure]),
             (&[UP, looked(Verdict::Quiet, true)], vec![F::Look]),

@@ -66,6 +66,8 @@ enum Happening {
     Left,
     /// The start or the stop takes longer than it may.
     OutOfTime,
+    /// Neither dockerd nor engine-init answers.
+    Deaf,
 }
 
 /// An engine, and how far it is.
@@ -164,6 +166,7 @@ impl<'a> Followed<'a> {
                 // It is there.
                 Happening::Asked(Command::Start) => {}
                 Happening::Left => return None,
+                Happening::Deaf => self.take(course::Event::Deaf).await,
                 Happening::OutOfTime => self.take(course::Event::OutOfTime).await,
             }
         }
@@ -188,6 +191,7 @@ impl<'a> Followed<'a> {
                 Happening::Looked(Box::new(verdict))
             }
             command = commands.recv() => command.map_or(Happening::Left, Happening::Asked),
+            () = self.probe.hearing.lost() => Happening::Deaf,
             () = clock::until(self.deadline) => Happening::OutOfTime,
         }
     }

@@ -6,10 +6,12 @@
 
 pub(crate) mod course;
 mod follow;
+mod hearing;
 mod idle;
 mod probe;
 mod program_files;
 mod replacement;
+mod shortages;
 mod takeover;
 mod world;
 
@@ -32,6 +34,7 @@ use super::{
     docker,
     incidents::Incident,
     init::client::InitClient,
+    shortage::Shortage,
     sweep,
 };
 use crate::{
@@ -119,6 +122,28 @@ pub enum Event {
     Died(Death),
     /// It cannot be started.
     Refused(Vec<Reason>),
+    /// It cannot be started for now, or is gone, since the machine is short of something.
+    Starved {
+        /// Of what.
+        reasons: Vec<Reason>,
+        /// How it died, if there was one.
+        death: Option<Death>,
+    },
+    /// What the machine is short of while it runs, after a change.
+    Short(Vec<Reason>),
+}
+
+impl Event {
+    /// The death of an engine, which is none of its own making if it was short of something.
+    fn of_death(death: Death) -> Self {
+        match Shortage::of_death(&death) {
+            Some(shortage) => {
+                let reasons = vec![shortage.reason(&death.text)];
+                Self::Starved { reasons, death: Some(death) }
+            }
+            None => Self::Died(death),
+        }
+    }
 }
 
 /// What dockerd and the kernel say of a running engine.
@@ -212,6 +237,9 @@ impl Driver {
             Some(Ok(engine)) => self.follow(engine).await,
             Some(Err(Failure::Refused(reasons))) => self.world.tell(Event::Refused(reasons)).await,
             Some(Err(Failure::Died(death))) => self.world.tell(Event::Died(death)).await,
+            Some(Err(Failure::Short(reasons))) => {
+                self.world.tell(Event::Starved { reasons, death: None }).await;
+            }
             // A launch that is dropped takes its held-back shim along.
             None => {
                 let _ = self.world.clean().await;

@@ -17,7 +17,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::{Event, Facts, program_files::ProgramFiles};
+use super::{Event, Facts, hearing::Hearing, program_files::ProgramFiles};
 use crate::{
     engine::{
         dir::EngineDir,
@@ -54,10 +54,16 @@ pub(super) struct Probe {
     /// Whether dockerd has yet to show that it reaches containerd.
     doubtful: Cell<bool>,
     now: Notify,
+    /// Whether it is an occasion to look at the machine, too.
+    occasion: Notify,
+    /// How often parts complained, as engine-init told last.
+    complaints: Cell<u32>,
     /// Whether nothing is to be asked: dockerd ends only when nobody asks it anything any more.
     silent: Cell<bool>,
     /// Whether the last probe passed, and how many there were.
     passed: watch::Sender<(bool, u64)>,
+    /// Whether engine-init hears, which is to mend what does not.
+    pub hearing: Hearing,
     events: mpsc::Sender<Event>,
 }
 
@@ -74,14 +80,20 @@ impl Probe {
             containerd: RefCell::new(plan.versions.containerd.clone()),
             doubtful: Cell::new(false),
             now: Notify::new(),
+            occasion: Notify::new(),
+            complaints: Cell::new(0),
             silent: Cell::new(false),
             passed: watch::Sender::default(),
+            hearing: Hearing::default(),
             events,
         }
     }
 
     /// Learn which processes there are, and of which files.
     pub fn learn(&self, init: InitStatus) {
+        if self.complaints.replace(init.complaints) != init.complaints {
+            self.occasion.notify_one();
+        }
         self.init.send_replace(Some(init));
     }
 
@@ -101,6 +113,12 @@ impl Probe {
     pub fn keep_silent(&self, silent: bool) {
         self.silent.set(silent);
         self.now.notify_one();
+    }
+
+    /// Wait until there is an occasion to look at the machine: dockerd was asked, or a part complained
+    /// that it is short of something.
+    pub async fn occasion(&self) {
+        self.occasion.notified().await;
     }
 
     /// Wait until it is asked at once and is well.
@@ -152,9 +170,13 @@ impl Probe {
                 return;
             }
             self.passed.send_modify(|last| *last = (passed, last.1 + 1));
+            self.occasion.notify_one();
             if !in_time {
                 containers = None;
                 self.doubt().await;
+            }
+            if !passed {
+                self.hearing.ask(&self.engine_init).await;
             }
             if happened {
                 // What happens together is asked about once more: dockerd tells of an end before it counts it.

@@ -2,7 +2,7 @@
 
 use rootlessd_api::{Error, ErrorKind, Part};
 
-use super::probe::Probe;
+use super::{hearing::until_deaf, probe::Probe};
 use crate::engine::init::client::InitClient;
 
 /// The first version of the protocol whose engine-init replaces parts.
@@ -32,7 +32,11 @@ pub(super) async fn replace(
         },
     };
     probe.keep_silent(true);
-    let replaced = init.replace(&parts).await;
+    // It may take as long as a start; but not for ever.
+    let replaced = tokio::select! {
+        replaced = init.replace(&parts) => replaced,
+        () = until_deaf(init) => Err(deaf()),
+    };
     probe.keep_silent(false);
     replaced?;
     probe.until_healthy().await;
@@ -42,4 +46,9 @@ pub(super) async fn replace(
 fn too_old() -> Error {
     let text = "the engine was started by an older rootlessd, whose engine-init replaces nothing";
     Error::new(ErrorKind::Unsupported, text).with_remedy("rootlessctl restart")
+}
+
+fn deaf() -> Error {
+    Error::new(ErrorKind::Busy, "engine-init does not answer, so nothing is replaced")
+        .with_remedy("rootlessctl restart")
 }

@@ -22,6 +22,7 @@ use crate::{
     engine::{
         dir::{EngineDir, Record},
         shim::{self, ShimArgs},
+        shortage::Shortage,
         sweep::{self, Remains},
     },
     helper::Helper,
@@ -60,6 +61,7 @@ pub struct World {
 pub(super) enum Failure {
     Refused(Vec<Reason>),
     Died(Death),
+    Short(Vec<Reason>),
 }
 
 impl Failure {
@@ -75,9 +77,13 @@ impl Failure {
     fn of_preflight(unfit: Unfit) -> Self {
         match unfit {
             Unfit::Refused(reasons) => Self::Refused(reasons),
+            Unfit::Short(reasons) => Self::Short(reasons),
             Unfit::Unknown(why) => {
                 let text = format!("the machine could not be looked at: {why}");
-                Self::Died(shim::death(Part::Host, None, text, vec![]))
+                match Shortage::in_line(&text) {
+                    Some(shortage) => Self::Short(vec![shortage.reason(&text)]),
+                    None => Self::Died(shim::death(Part::Host, None, text, vec![])),
+                }
             }
         }
     }
@@ -109,7 +115,10 @@ impl World {
             Err(error) => {
                 let _ = self.clean().await;
                 let text = format!("the engine cannot be started: {error}");
-                Err(Failure::Died(shim::death(Part::Shim, None, text, vec![])))
+                Err(match Shortage::of_error(&error) {
+                    Some(shortage) => Failure::Short(vec![shortage.reason(&text)]),
+                    None => Failure::Died(shim::death(Part::Shim, None, text, vec![])),
+                })
             }
         }
     }
@@ -180,7 +189,7 @@ impl World {
             };
             died.then(|| shim::death(Part::Shim, exit, text, vec![]))
         });
-        self.tell(death.map_or(Event::Gone, Event::Died)).await;
+        self.tell(death.map_or(Event::Gone, Event::of_death)).await;
     }
 
     /// Remove what an engine left that nobody saw end.

@@ -92,6 +92,12 @@ impl InitClient {
         }
     }
 
+    /// Whether it answers, whatever: not one that is stopped, and not one that is gone.
+    pub async fn hears(&self) -> bool {
+        let asked: Result<(Nothing, _), _> = self.call("GetListener", json!({})).await;
+        matches!(asked, Ok(_) | Err(ClientError::Api(_)))
+    }
+
     /// Tell whether a port that is asked for was granted.
     pub async fn answer_port(
         &self,

@@ -53,6 +53,10 @@ pub struct InitStatus {
     pub containerd: Option<u32>,
     /// dockerd's pid.
     pub dockerd: Option<u32>,
+    /// How often containerd or dockerd complained that they are short of something; not each time that
+    /// they do so at once.
+    #[serde(default)]
+    pub complaints: u32,
     /// Which file containerd was when it was started.
     #[serde(default)]
     pub containerd_file: Option<FileId>,
@@ -81,6 +85,7 @@ impl Default for InitStatus {
             phase: Phase::Network,
             containerd: None,
             dockerd: None,
+            complaints: 0,
             containerd_file: None,
             dockerd_file: None,
         }

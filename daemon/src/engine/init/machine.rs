@@ -25,11 +25,11 @@ pub enum Event {
     /// Everything is prepared.
     Begun,
     /// What [`Effect::Start`] wanted cannot be started.
-    NotStarted(Part),
+    NotStarted(Part, Fault),
     /// A part says that it is ready.
     Ready(Part),
     /// A part has ended.
-    Exited(Part),
+    Exited(Part, Fault),
     /// A part was found to hang; and how.
     Hung(Part, String),
     /// What a timer was for is over.
@@ -45,6 +45,15 @@ pub enum Event {
     },
     /// dockerd will stop its containers when it ends, or cannot be told to.
     LiveRestoreEnded,
+}
+
+/// Whose fault it was that a part ended, or cannot be started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// Its own.
+    Own,
+    /// The machine's, which is short of something for now.
+    Shortage,
 }
 
 /// What is to be done about an event, in this order.
@@ -184,6 +193,8 @@ pub struct Machine {
     pub live_restore: bool,
     /// When parts died, in CLOCK_BOOTTIME since boot, the newest last; only those of the window.
     deaths: Vec<Duration>,
+    /// When a part was last lost for a shortage.
+    starved: Option<Duration>,
     /// Who is not ready again.
     lost: BTreeSet<Part>,
     /// Who is to end and be replaced, and has not ended yet; and why.
@@ -203,6 +214,7 @@ impl Default for Machine {
             dockerd: None,
             live_restore: false,
             deaths: vec![],
+            starved: None,
             lost: BTreeSet::new(),
             ending: BTreeMap::new(),
             pausing: false,
@@ -276,10 +288,10 @@ impl Machine {
                 self.end_hung(part, why, done);
                 Ok(())
             }
-            (Event::Exited(part), _) => self.take_exit(part, now, policy, done),
-            (Event::NotStarted(part), _) => {
+            (Event::Exited(part, fault), _) => self.take_exit(part, fault, now, policy, done),
+            (Event::NotStarted(part, fault), _) => {
                 self.forget(part, done);
-                self.lose(part, false, now, policy, done)
+                self.lose(part, fault, false, now, policy, done)
             }
             (Event::Over(timer), _) => {
                 self.take_over(timer, done);

@@ -7,13 +7,14 @@ use tokio::{task::spawn_local, time::Instant};
 
 use super::{
     End, Init, Stage,
-    machine::{Effect, Event, Killing, Limit, Loss, Refusal, Verdict, Why},
+    machine::{Effect, Event, Fault, Killing, Limit, Loss, Refusal, Verdict, Why},
     network_probe, parts,
 };
 use crate::{
     engine::{
         incidents::{self, Incident},
         shim,
+        shortage::Shortage,
     },
     sys::{clock, files},
 };
@@ -35,8 +36,9 @@ impl Init {
             match effect {
                 Effect::Start(part) => {
                     if let Err(death) = self.start(part).await {
+                        let event = Event::NotStarted(part, fault_of(&death));
                         cause = Some(death);
-                        effects.extend(self.decide(Event::NotStarted(part)));
+                        effects.extend(self.decide(event));
                     }
                     self.publish();
                 }
@@ -201,6 +203,12 @@ impl Init {
         }
         death
     }
+}
+
+/// Whose fault a death was.
+pub(super) fn fault_of(death: &Death) -> Fault {
+    let is_short = death.out_of_memory || Shortage::of_death(death).is_some();
+    if is_short { Fault::Shortage } else { Fault::Own }
 }
 
 /// The loss of a part that was ended.

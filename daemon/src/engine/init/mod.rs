@@ -177,9 +177,15 @@ impl Init {
         let (ask, requests) = mpsc::channel(8);
         let (status, following) = watch::channel(InitStatus::default());
         let ports = PortDesk::default();
+        let children = Children::adopt_orphans()?;
         let attention = Rc::new(Attention::default());
-        let part_probe =
-            PartProbe::of(&plan, following.clone(), Rc::clone(&attention), ask.clone());
+        let part_probe = PartProbe::of(
+            &plan,
+            following.clone(),
+            Rc::clone(&attention),
+            children.oom_kills(),
+            ask.clone(),
+        );
         let control = Control {
             listener: listener.try_clone()?,
             status: following,
@@ -194,7 +200,7 @@ impl Init {
             dir,
             plan,
             listener,
-            children: Children::adopt_orphans()?,
+            children,
             terminate: signal(SignalKind::terminate())?,
             requests,
             status,
@@ -281,7 +287,8 @@ impl Init {
                     None => format!("{part} {}", exit.describe()),
                 };
                 let death = shim::death(part, Some(exit), text, log);
-                self.take(machine::Event::Exited(part), Some(death)).await
+                let event = machine::Event::Exited(part, mend::fault_of(&death));
+                self.take(event, Some(death)).await
             }
             Happening::Over(timer) => {
                 self.timers.remove(&timer);
@@ -355,8 +362,9 @@ impl Init {
             running.as_ref().and_then(|it| u32::try_from(it.pid()).ok())
         };
         let file = |running: &Option<Running>| running.as_ref().and_then(|it| it.program);
-        let status = InitStatus {
+        let status = |last: &InitStatus| InitStatus {
             protocol: PROTOCOL,
+            complaints: last.complaints,
             stage: self.machine.stage(),
             phase: self.machine.phase(),
             containerd: pid(&self.containerd),
@@ -364,7 +372,10 @@ impl Init {
             containerd_file: file(&self.containerd),
             dockerd_file: file(&self.dockerd),
         };
-        self.status.send_if_modified(|last| std::mem::replace(last, status) != status);
+        self.status.send_if_modified(|last| {
+            let status = status(last);
+            std::mem::replace(last, status) != status
+        });
     }
 
     /// Write dockerd's configuration anew from the user's and ours.

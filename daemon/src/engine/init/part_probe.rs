@@ -22,9 +22,9 @@ use tokio::{
 
 use super::{InitStatus, Request, Stage, containers::Containers};
 use crate::{
-    engine::docker,
+    engine::{docker, shortage},
     plan::Plan,
-    sys::{activity::Activity, grpc},
+    sys::{activity::Activity, grpc, oom::OomKills},
 };
 
 /// How often they are asked.
@@ -74,6 +74,7 @@ pub(super) struct PartProbe {
     dockerd: PathBuf,
     status: watch::Receiver<InitStatus>,
     attention: Rc<Attention>,
+    oom_kills: Rc<OomKills>,
     found: mpsc::Sender<Request>,
 }
 
@@ -82,6 +83,7 @@ impl PartProbe {
         plan: &Plan,
         status: watch::Receiver<InitStatus>,
         attention: Rc<Attention>,
+        oom_kills: Rc<OomKills>,
         found: mpsc::Sender<Request>,
     ) -> Self {
         Self {
@@ -90,6 +92,7 @@ impl PartProbe {
             dockerd: plan.docker.socket.clone(),
             status,
             attention,
+            oom_kills,
             found,
         }
     }
@@ -110,10 +113,16 @@ impl PartProbe {
                 self.ask(Part::Containerd, containerd),
                 self.ask(Part::Dockerd, dockerd)
             );
+            // Containers can be in the same cgroup, and their ends are none of the parts'.
+            self.oom_kills.look();
             for silence in [&mut containerd, &mut dockerd] {
-                if let Some(hangs) = silence.take_if(|silence| silence.hangs())
-                    && self.found.send(hangs.tell()).await.is_err()
-                {
+                let Some(hangs) = silence.take_if(|silence| silence.hangs()) else { continue };
+                // It cannot even accept a question, and the next one would fare no better.
+                if let Some(reason) = shortage::too_many_files(hangs.part, hangs.pid) {
+                    tracing::debug!("{} does not answer: {}", hangs.part, reason.text);
+                    continue;
+                }
+                if self.found.send(hangs.tell()).await.is_err() {
                     return;
                 }
             }

@@ -4,13 +4,14 @@ use std::{cell::RefCell, io, path::Path, rc::Rc, time::Duration};
 
 use nix::{sys::signal::Signal, unistd::Pid};
 use rootlessd_api::{Part, Port, Protocol};
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::Instant};
 
 use super::{Init, containers::Containers};
 use crate::{
     engine::{
         exec,
         log::{self, Lines, Tail},
+        shortage::Shortage,
         userland_proxy,
     },
     plan::DockerPlan,
@@ -23,6 +24,9 @@ use crate::{
 
 /// How long to wait for the rest of what a dead part wrote. Somebody else may hold its pipe open.
 const LAST_LINES_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How often complaints are passed on at most.
+const COMPLAINTS_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A part that runs.
 #[derive(Debug)]
@@ -102,9 +106,16 @@ fn start(
     let filled = Rc::clone(&tail);
     // Where the proxy asks, it knows better.
     let ports = (!init.plan.ask_ports).then(|| init.ports.clone());
+    let status = init.status.clone();
+    let mut complained: Option<Instant> = None;
     let pump = tokio::task::spawn_local(async move {
         while let Some(line) = lines.next().await {
             log::forward(part, &line);
+            let is_new = complained.is_none_or(|it| it.elapsed() >= COMPLAINTS_INTERVAL);
+            if is_new && Shortage::in_line(&line).is_some() {
+                complained = Some(Instant::now());
+                status.send_modify(|status| status.complaints = status.complaints.wrapping_add(1));
+            }
             if let Some(ports) = &ports
                 && let Some(number) = port::refused_in(&line)
             {

@@ -27,6 +27,7 @@ const STOP: L = L::Stopping(Containers, Rest);
 const STOP_START: L = L::Stopping(Containers, Start);
 const STOP_LISTEN: L = L::Stopping(Containers, Listen);
 const DELAY: Effect = Effect::Delay(Duration::from_millis(200));
+const WAIT: Effect = Effect::Delay(crate::engine::shortage::AGAIN);
 
 /// A row for each (life, event): what comes of it, and what is to be done.
 #[rustfmt::skip]
@@ -42,6 +43,7 @@ const TABLE: &[(L, E, L, &[Effect])] = &[
     (Stopped,  E::Gone,              Stopped,    &[]),
     (Stopped,  E::Died,              Stopped,    &[]),
     (Stopped,  E::Refused,           Stopped,    &[]),
+    (Stopped,    E::Starved,           Stopped,    &[]),
     (Stopped,  E::DelayOver,         Stopped,    &[]),
     (Stopped,   E::Client,            Stopped,    &[]),
     (Stopped,   E::Idle,              Stopped,    &[]),
@@ -57,6 +59,7 @@ const TABLE: &[(L, E, L, &[Effect])] = &[
     (Listening, E::Gone,             Listening,  &[]),
     (Listening, E::Died,             Listening,  &[]),
     (Listening, E::Refused,          Listening,  &[]),
+    (Listening,  E::Starved,           Listening,  &[]),
     (Listening, E::DelayOver,        Listening,  &[]),
     (Listening, E::Client,           AGAIN,      &[Effect::Start]),
     (Listening, E::Idle,             Listening,  &[]),
@@ -72,6 +75,7 @@ const TABLE: &[(L, E, L, &[Effect])] = &[
     (UP,       E::Gone,              Backoff,    &[DELAY]),
     (UP,       E::Died,              Backoff,    &[DELAY]),
     (UP,       E::Refused,           Failed,     &[]),
+    (UP,         E::Starved,           Backoff,    &[WAIT]),
     (UP,       E::DelayOver,         UP,         &[]),
     (UP,        E::Client,            UP,         &[]),
     (UP,        E::Idle,              STOP_LISTEN, &[Effect::Stop]),
@@ -87,6 +91,7 @@ const TABLE: &[(L, E, L, &[Effect])] = &[
     (Running,  E::Gone,              Backoff,    &[DELAY]),
     (Running,  E::Died,              Backoff,    &[DELAY]),
     (Running,  E::Refused,           Running,    &[]),
+    (Running,    E::Starved,           Backoff,    &[WAIT]),
     (Running,  E::DelayOver,         Running,    &[]),
     (Running,   E::Client,            Running,    &[]),
     (Running,   E::Idle,              STOP_LISTEN, &[Effect::Stop]),
@@ -102,6 +107,7 @@ const TABLE: &[(L, E, L, &[Effect])] = &[
     (Degraded, E::Gone,              Backoff,    &[DELAY]),
     (Degraded, E::Died,              Backoff,    &[DELAY]),
     (Degraded, E::Refused,           Degraded,   &[]),
+    (Degraded,   E::Starved,           Backoff,    &[WAIT]),
     (Degraded, E::DelayOver,         Degraded,   &[]),
     (Degraded,  E::Client,            Degraded,   &[]),
     (Degraded,  E::Idle,              STOP_LISTEN, &[Effect::Stop]),
@@ -117,6 +123,7 @@ const TABLE: &[(L, E, L, &[Effect])] = &[
     (DOWN,     E::Gone,              Stopped,    &[]),
     (DOWN,     E::Died,              Stopped,    &[]),
     (DOWN,     E::Refused,           Stopped,    &[]),
+    (DOWN,       E::Starved,           Stopped,    &[]),
     (DOWN,     E::DelayOver,         DOWN,       &[]),
     (DOWN,      E::Client,            DOWN,       &[]),
     (DOWN,      E::Idle,              DOWN,       &[]),
@@ -132,6 +139,7 @@ const TABLE: &[(L, E, L, &[Effect])] = &[
     (DOWN_UP,  E::Gone,              AGAIN,      &[Effect::Start]),
     (DOWN_UP,  E::Died,              AGAIN,      &[Effect::Start]),
     (DOWN_UP,  E::Refused,           AGAIN,      &[Effect::Start]),
+    (DOWN_UP,    E::Starved,           AGAIN,      &[Effect::Start]),
     (DOWN_UP,  E::DelayOver,         DOWN_UP,    &[]),
     (DOWN_UP,   E::Client,            DOWN_UP,    &[]),
     (DOWN_UP,   E::Idle,              DOWN_UP,    &[]),
@@ -147,6 +155,7 @@ const TABLE: &[(L, E, L, &[Effect])] = &[
     (DOWN_LISTEN, E::Gone,           Listening,  &[]),
     (DOWN_LISTEN, E::Died,           Listening,  &[]),
     (DOWN_LISTEN, E::Refused,        Listening,  &[]),
+    (DOWN_LISTEN, E::Starved,           Listening,  &[]),
     (DOWN_LISTEN, E::DelayOver,      DOWN_LISTEN, &[]),
     (DOWN_LISTEN, E::Client,         DOWN_LISTEN, &[]),
     (DOWN_LISTEN, E::Idle,           DOWN_LISTEN, &[]),
@@ -162,6 +171,7 @@ const TABLE: &[(L, E, L, &[Effect])] = &[
     (Backoff,  E::Gone,              Backoff,    &[]),
     (Backoff,  E::Died,              Backoff,    &[]),
     (Backoff,  E::Refused,           Backoff,    &[]),
+    (Backoff,    E::Starved,           Backoff,    &[]),
     (Backoff,  E::DelayOver,         AGAIN,      &[Effect::Start]),
     (Backoff,   E::Client,            Backoff,    &[]),
     (Backoff,   E::Idle,              Backoff,    &[]),
@@ -177,6 +187,7 @@ const TABLE: &[(L, E, L, &[Effect])] = &[
     (Failed,   E::Gone,              Failed,     &[]),
     (Failed,   E::Died,              Failed,     &[]),
     (Failed,   E::Refused,           Failed,     &[]),
+    (Failed,     E::Starved,           Failed,     &[]),
     (Failed,   E::DelayOver,         Failed,     &[]),
     (Failed,    E::Client,            Failed,     &[]),
     (Failed,    E::Idle,              Failed,     &[]),
@@ -193,7 +204,7 @@ fn every_row() {
 
 #[test]
 fn the_table_has_every_pair() {
-    let events = 14;
+    let events = 15;
     let lives =
         [Stopped, Listening, UP, Running, Degraded, DOWN, DOWN_UP, DOWN_LISTEN, Backoff, Failed];
     assert_eq!(TABLE.len(), events * lives.len());
@@ -224,6 +235,17 @@ fn deaths_count_within_the_window_only() {
         let delay: Vec<_> =
             delay.iter().map(|&ms| Effect::Delay(Duration::from_millis(ms))).collect();
         assert_eq!(effects, delay, "{seconds:?}");
+    }
+}
+
+#[test]
+fn a_shortage_is_no_death() {
+    let mut machine = Machine { life: Running, deaths: vec![] };
+    for second in 0..10 {
+        let now = Duration::from_secs(second);
+        assert_eq!(machine.next(E::Starved, now, &POLICY), [WAIT]);
+        assert_eq!(machine.life, Backoff);
+        assert_eq!(machine.next(E::DelayOver, now, &POLICY), [Effect::Start]);
     }
 }
 

@@ -11,7 +11,7 @@ use super::{
         Event,
         course::{self, Effect, Limit},
         idle::{Verdict, Watcher},
-        takeover,
+        shortages, takeover,
     },
     Followed,
 };
@@ -57,6 +57,9 @@ impl Followed<'_> {
                 Effect::EndTime => self.deadline = None,
                 Effect::Probe => {
                     self.asking.spawn_local(self.probe.clone().go_on());
+                    let docker = &self.engine.plan.docker;
+                    let shortages = shortages::watch(docker, self.world, self.probe.clone());
+                    self.asking.spawn_local(shortages);
                 }
                 Effect::EndProbe => self.asking.shutdown().await,
                 Effect::Look => self.watch_for_idleness(),
@@ -84,6 +87,12 @@ impl Followed<'_> {
                 }
                 Effect::Signal => drop(self.engine.shim.signal(Signal::SIGTERM)),
                 Effect::WriteDeath(phase) => self.write_death(phase),
+                Effect::WriteHang => {
+                    let text =
+                        "engine-init does not answer, and so nobody mends dockerd".to_owned();
+                    let _ =
+                        self.world.dir().write_death(&shim::death(Part::Init, None, text, vec![]));
+                }
                 Effect::Kill => self.kill().await,
             }
         }

@@ -87,7 +87,7 @@ impl Machine {
     /// What happens from then on.
     pub(super) fn go_down(&mut self, event: &Event, done: &mut Vec<Effect>) {
         match *event {
-            Event::Exited(part) | Event::NotStarted(part) => {
+            Event::Exited(part, _) | Event::NotStarted(part, _) => {
                 *self.slot(part) = None;
                 let awaited = match self.way {
                     Way::Dockerd => Part::Dockerd,

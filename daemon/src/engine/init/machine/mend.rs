@@ -5,8 +5,11 @@ use std::{collections::BTreeSet, time::Duration};
 use nix::sys::signal::Signal;
 use rootlessd_api::Part;
 
-use super::{Effect, Limit, Loss, Machine, Refusal, Stage, Timer, Verdict, Why};
-use crate::restart_policy::RestartPolicy;
+use super::{Effect, Fault, Limit, Loss, Machine, Refusal, Stage, Timer, Verdict, Why};
+use crate::{engine::shortage, restart_policy::RestartPolicy};
+
+/// How long a part that was lost for a shortage makes the next one wait.
+const STARVED_WINDOW: Duration = Duration::from_secs(60);
 
 /// How long to wait before a part that died is replaced: not at all for one that had been ready,
 /// else as before the start of an engine. `None`: too many died, and the engine is given up.
@@ -18,6 +21,18 @@ pub(super) fn remedy(
 ) -> Option<Duration> {
     let delay = policy.count(deaths, now)?;
     Some(if was_ready { Duration::ZERO } else { delay })
+}
+
+/// How long to wait before a part that the machine had no room for is replaced: it is nobody's fault,
+/// and the engine is not given up for it, but not even one that had been ready is replaced at once again
+/// and again.
+pub(super) fn starved_remedy(
+    last: &mut Option<Duration>,
+    now: Duration,
+    was_ready: bool,
+) -> Duration {
+    let is_first = last.replace(now).is_none_or(|last| now.saturating_sub(last) >= STARVED_WINDOW);
+    if was_ready && is_first { Duration::ZERO } else { shortage::AGAIN }
 }
 
 impl Machine {
@@ -74,6 +89,7 @@ impl Machine {
     pub(super) fn take_exit(
         &mut self,
         part: Part,
+        fault: Fault,
         now: Duration,
         policy: &RestartPolicy,
         done: &mut Vec<Effect>,
@@ -83,7 +99,7 @@ impl Machine {
             self.note_loss(part, Loss::Ended(why), done);
             return Ok(());
         }
-        self.lose(part, was_ready, now, policy, done)?;
+        self.lose(part, fault, was_ready, now, policy, done)?;
         if part == Part::Containerd && self.live_restore {
             self.end_blind_dockerd(done);
         }
@@ -121,6 +137,7 @@ impl Machine {
     pub(super) fn lose(
         &mut self,
         part: Part,
+        fault: Fault,
         was_ready: bool,
         now: Duration,
         policy: &RestartPolicy,
@@ -132,8 +149,10 @@ impl Machine {
         if part == Part::Dockerd && !self.live_restore {
             return Err(Verdict::KeepsNothing);
         }
-        let Some(delay) = remedy(policy, &mut self.deaths, now, was_ready) else {
-            return Err(Verdict::TooMany(self.deaths.len()));
+        let delay = match fault {
+            Fault::Shortage => starved_remedy(&mut self.starved, now, was_ready),
+            Fault::Own => remedy(policy, &mut self.deaths, now, was_ready)
+                .ok_or(Verdict::TooMany(self.deaths.len()))?,
         };
         // The last death decides.
         self.pausing = !delay.is_zero();

@@ -1,6 +1,8 @@
 use super::{
-    Effect as F, Event as E, Killing, Limit, Loss, Machine, Refusal, Stage, Timer, Verdict, Why,
-    mend::remedy,
+    Effect as F, Event as E,
+    Fault::{Own, Shortage},
+    Killing, Limit, Loss, Machine, Refusal, Stage, Timer, Verdict, Why,
+    mend::{remedy, starved_remedy},
 };
 use crate::restart_policy::RestartPolicy;
 use nix::sys::signal::Signal::{SIGHUP, SIGKILL, SIGTERM};
@@ -18,8 +20,9 @@ const POLICY: RestartPolicy = RestartPolicy {
 };
 const UP: [E; 3] = [E::Begun, E::Ready(C), E::Ready(D)];
 const PAUSE: F = F::Time(Timer::Pause, Limit::Pause(Duration::from_millis(400)));
-const CONTAINERD_DIES: E = E::Exited(C);
-const DOCKERD_DIES: E = E::Exited(D);
+const CONTAINERD_DIES: E = E::Exited(C, Own);
+const DOCKERD_DIES: E = E::Exited(D, Own);
+const STARVED: F = F::Time(Timer::Pause, Limit::Pause(crate::engine::shortage::AGAIN));
 const NO_PAUSE: F = F::EndTimer(Timer::Pause);
 
 fn replace(parts: &[Part]) -> E {
@@ -66,10 +69,10 @@ fn way_up() {
         (&[E::Begun, E::Ready(C)], vec![F::Start(D)], Phase::Dockerd),
         (&[E::Begun, E::Ready(C), E::Ready(C)], vec![], Phase::Dockerd),
         (&UP, vec![F::Watch], Phase::Dockerd),
-        (&[E::Begun, E::Exited(C)], vec![F::GiveUp(Verdict::TooYoung)], Phase::Containerd),
-        (&[E::Begun, E::NotStarted(C)], vec![F::GiveUp(Verdict::TooYoung)], Phase::Containerd),
-        (&[E::Begun, E::Ready(C), E::Exited(C)], vec![F::GiveUp(Verdict::TooYoung)], Phase::Dockerd),
-        (&[E::Begun, E::Ready(C), E::Exited(D)], vec![F::GiveUp(Verdict::TooYoung)], Phase::Dockerd),
+        (&[E::Begun, E::Exited(C, Own)], vec![F::GiveUp(Verdict::TooYoung)], Phase::Containerd),
+        (&[E::Begun, E::NotStarted(C, Own)], vec![F::GiveUp(Verdict::TooYoung)], Phase::Containerd),
+        (&[E::Begun, E::Ready(C), E::Exited(C, Own)], vec![F::GiveUp(Verdict::TooYoung)], Phase::Dockerd),
+        (&[E::Begun, E::Ready(C), E::Exited(D, Own)], vec![F::GiveUp(Verdict::TooYoung)], Phase::Dockerd),
         (&[E::Begun, replace(&[D])], vec![F::Refuse(Refusal::NotUp)], Phase::Containerd),
         (&[E::Begun, E::Ready(C), E::Configured, E::Ready(D)], vec![F::Signal(D, SIGHUP), F::Watch], Phase::Dockerd),
     ];
@@ -89,11 +92,14 @@ fn parts_of_an_engine_that_is_up() {
         (true, &[DOCKERD_DIES, E::Ready(D)], vec![no_time(D), F::TellReplaced(D), F::AnswerWaiting]),
         // The new one dies before it is ready, cannot be started, or takes too long.
         (true, &[DOCKERD_DIES, DOCKERD_DIES], vec![no_time(D), PAUSE, lost(D)]),
-        (true, &[DOCKERD_DIES, E::NotStarted(D)], vec![no_time(D), PAUSE, lost(D)]),
+        (true, &[DOCKERD_DIES, E::NotStarted(D, Own)], vec![no_time(D), PAUSE, lost(D)]),
         (true, &[DOCKERD_DIES, E::Over(Timer::Part(D))], vec![F::Signal(D, SIGKILL)]),
         (true, &[DOCKERD_DIES, DOCKERD_DIES, E::Over(Timer::Pause)], vec![time(D, Limit::Start), F::Start(D)]),
         (true, &[DOCKERD_DIES, DOCKERD_DIES, E::Over(Timer::Pause), DOCKERD_DIES, E::Over(Timer::Pause), DOCKERD_DIES],
             vec![no_time(D), F::GiveUp(Verdict::TooMany(4))]),
+        // It starved: that is no death, and it is not replaced at once again and again.
+        (true, &[E::Exited(D, Shortage)], vec![NO_PAUSE, lost(D), time(D, Limit::Start), F::Start(D)]),
+        (true, &[E::Exited(D, Shortage), E::Ready(D), E::Exited(D, Shortage)], vec![STARVED, lost(D)]),
         // dockerd goes with containerd, and comes after it.
         (true, &[CONTAINERD_DIES], vec![
             NO_PAUSE, lost(C), time(D, Limit::End), F::Signal(D, SIGKILL), time(C, Limit::Start), F::Start(C)]),
@@ -160,21 +166,21 @@ fn way_down() {
         (true, vec![idle.clone()], dockerd_ends(true), Phase::Dockerd),
         (true, vec![stop.clone(), E::Over(Timer::Reading)], killed(Killing::NotRead), Phase::Dockerd),
         // A dockerd that is lost meanwhile, or was before, comes back for its containers.
-        (true, vec![stop.clone(), E::Exited(D)], vec![
+        (true, vec![stop.clone(), E::Exited(D, Own)], vec![
             NO_PAUSE, lost(D), F::DropLiveRestore, time(D, Limit::Start), F::Start(D)], Phase::Containers),
-        (true, vec![stop.clone(), E::Exited(D), E::Ready(D)], vec![
+        (true, vec![stop.clone(), E::Exited(D, Own), E::Ready(D)], vec![
             no_time(D), F::TellReplaced(D), F::AnswerWaiting, F::EndLiveRestore], Phase::Containers),
-        (true, vec![E::Exited(D), stop.clone()], vec![reading.clone()], Phase::Containers),
+        (true, vec![E::Exited(D, Own), stop.clone()], vec![reading.clone()], Phase::Containers),
         // But not one that has to wait, or is not replaced.
-        (true, vec![E::Exited(D), E::Exited(D), stop.clone()], [vec![reading], gone.clone()].concat(), Phase::Containerd),
-        (true, vec![stop.clone(), E::Exited(D), E::Exited(D)], [vec![no_time(D), PAUSE, lost(D)], gone.clone()].concat(), Phase::Containerd),
-        (false, vec![stop.clone(), E::Exited(D)], [vec![F::TellKilled(Killing::Lost(Verdict::KeepsNothing))], gone].concat(), Phase::Containerd),
+        (true, vec![E::Exited(D, Own), E::Exited(D, Own), stop.clone()], [vec![reading], gone.clone()].concat(), Phase::Containerd),
+        (true, vec![stop.clone(), E::Exited(D, Own), E::Exited(D, Own)], [vec![no_time(D), PAUSE, lost(D)], gone.clone()].concat(), Phase::Containerd),
+        (false, vec![stop.clone(), E::Exited(D, Own)], [vec![F::TellKilled(Killing::Lost(Verdict::KeepsNothing))], gone].concat(), Phase::Containerd),
         (true, vec![idle.clone(), E::Over(Timer::Part(D))], vec![F::Signal(D, SIGKILL)], Phase::Dockerd),
         (true, vec![idle.clone(), E::Configured], vec![], Phase::Dockerd),
-        (true, vec![idle.clone(), E::Exited(C)], vec![], Phase::Dockerd),
-        (true, vec![idle.clone(), E::Exited(C), E::Exited(D)], vec![no_time(D), no_time(C), F::EndAll], Phase::Namespaces),
-        (true, vec![idle.clone(), E::Exited(D)], containerd_ends, Phase::Containerd),
-        (true, vec![idle, E::Exited(D), E::Exited(C)], vec![no_time(C), F::EndAll], Phase::Namespaces),
+        (true, vec![idle.clone(), E::Exited(C, Own)], vec![], Phase::Dockerd),
+        (true, vec![idle.clone(), E::Exited(C, Own), E::Exited(D, Own)], vec![no_time(D), no_time(C), F::EndAll], Phase::Namespaces),
+        (true, vec![idle.clone(), E::Exited(D, Own)], containerd_ends, Phase::Containerd),
+        (true, vec![idle, E::Exited(D, Own), E::Exited(C, Own)], vec![no_time(C), F::EndAll], Phase::Namespaces),
     ];
     for (live_restore, events, effects, phase) in rows {
         let (machine, got) = after(live_restore, &[&UP[..], &events].concat());
@@ -209,5 +215,16 @@ fn who_had_been_ready_is_replaced_at_once_and_too_many_are_not() {
             let delay = delay.map(Duration::from_millis);
             assert_eq!(found, delay, "{policy:?} {seconds:?} {was_ready}");
         }
+    }
+}
+
+#[test]
+fn what_a_shortage_ends_is_replaced_at_once_only_now_and_then() {
+    let mut last = None;
+    for (second, was_ready, delay) in
+        [(0, true, 0), (1, true, 10), (11, false, 10), (40, true, 10), (100, true, 0)]
+    {
+        let found = starved_remedy(&mut last, Duration::from_secs(second), was_ready);
+        assert_eq!(found, Duration::from_secs(delay), "{second} s");
     }
 }
