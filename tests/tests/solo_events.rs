@@ -126,7 +126,8 @@ fn what_dies_is_told_with_what_became_of_it() {
 
     user.wait_state("running");
     user.ctl("stop").ok();
-    let people = user.ctl("events -n 2").ok();
+    let people = user.ctl("events -n all").ok();
+    eprintln!("{people}");
     assert!(people.lines().last().unwrap().contains("the engine is stopped, after"), "{people}");
     user.assert_clean(false);
 }
