@@ -84,7 +84,6 @@ fn varlink_tells_the_history_and_goes_on_without_a_gap() {
             let reply = client.receive().await.unwrap();
             assert_eq!(reply["continues"], true);
             let page = seqs(&reply["parameters"]["events"]);
-            assert!(page.len() <= 128);
             told.extend(page);
             if reply["parameters"]["ready"] == true {
                 break;

@@ -3,9 +3,14 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::{collections::BTreeSet, fs, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    time::{Duration, Instant},
+};
 
 use nix::sys::signal::Signal;
+use rootlessd::events::history::FILE_BYTES;
 use rootlessd_tests::{
     bed::{Spawned, wait_for},
     solo::{Process, SOON, User, rounds, signal, text, wait_gone},
@@ -14,6 +19,9 @@ use serde_json::Value;
 
 /// No death is one too many here.
 const PATIENT: &str = "engine.restart = { limit = 0, delay = \"10ms\", max_delay = \"10ms\" }\n";
+
+/// How many KiB of its own rootlessd takes at most.
+const MOST: u64 = 4 << 10;
 
 fn parsed(line: &str) -> Value {
     serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
@@ -56,7 +64,7 @@ fn helper(user: &User) -> Option<Process> {
 fn assert_numbered(events: &[Value]) {
     for pair in events.windows(2) {
         let [before, after] = [0, 1].map(|index| pair[index]["seq"].as_u64().unwrap());
-        let is_new = pair[1]["kind"] == "taken_over";
+        let is_new = ["taken_over", "began"].contains(&text(&pair[1]["kind"]).as_str());
         assert!(after == before + 1 || is_new && after > before, "{pair:#?}");
     }
 }
@@ -118,7 +126,8 @@ fn what_dies_is_told_with_what_became_of_it() {
 
     user.wait_state("running");
     user.ctl("stop").ok();
-    let people = user.ctl("events -n 2").ok();
+    let people = user.ctl("events -n all").ok();
+    eprintln!("{people}");
     assert!(people.lines().last().unwrap().contains("the engine is stopped, after"), "{people}");
     user.assert_clean(false);
 }
@@ -167,4 +176,36 @@ fn whoever_is_killed_the_history_is_whole() {
     assert_eq!(set(told), set(happened));
     user.ctl("stop").ok();
     user.assert_clean(false);
+}
+
+/// A history as long as it gets costs no memory, also when it was read.
+#[test]
+fn a_full_history() {
+    let user = User::new();
+    user.configure("engine.start = \"demand\"\n");
+    let line = |seq: u64| {
+        let text = "slirp4netns was killed by SIGKILL";
+        let event = serde_json::json!({
+            "seq": seq, "at": seq, "kind": "lost", "part": "network", "state": "degraded",
+            "text": text, "cause": text, "action": "it is being replaced",
+        });
+        format!("{event}\n")
+    };
+    let count = FILE_BYTES / line(1000).len() as u64;
+    // There is room for what happens here.
+    let last = 2 * count - 20;
+    let lines = |seqs: std::ops::Range<u64>| seqs.map(line).collect::<String>();
+    user.write(".local/state/rootlessd/events.jsonl.1", lines(1..count));
+    user.write(".local/state/rootlessd/events.jsonl", lines(count..last));
+    let begun = Instant::now();
+    user.daemonize();
+    let (took, fresh) = (begun.elapsed(), Process::memory(user.rootlessd()));
+    for _ in 0..5 {
+        let told = events(&user, "-n all");
+        assert_eq!(told.len() as u64, last + 1, "all of it, and that it began");
+        assert_numbered(&told);
+    }
+    let read = Process::memory(user.rootlessd());
+    eprintln!("{} events: there after {took:?}, {fresh} KiB, once read {read} KiB", last);
+    assert!(read <= MOST, "{read} KiB");
 }

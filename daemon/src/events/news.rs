@@ -89,8 +89,8 @@ fn incident(incident: &Incident, told: &Told, blank: &Event) -> Event {
             told.loss(part).cloned(),
             Some("the engine goes on without it; rootlessctl restart"),
         ),
-        // It tells itself what was done about it.
-        IncidentKind::Changed | IncidentKind::Unknown => (incident.text.clone(), None, None),
+        // What else happens to a part says itself what it came from.
+        _ => (incident.text.clone(), None, None),
     };
     Event {
         at: incident.at,
@@ -184,7 +184,7 @@ fn cause(status: &Status, why: Option<machine::Event>) -> Cause {
         }
         (_, Some(E::Start)) => told("start", "a start was asked for"),
         (_, Some(E::Stop)) => told("stop", "a stop was asked for"),
-        (_, Some(E::Restart)) => told("restart", "a restart was asked for"),
+        (_, Some(E::Restart)) => told("restart", "it is to come up again"),
         (_, Some(E::Client)) => told("client", "a client connected to Docker's socket"),
         (_, Some(E::Idle)) => told("idle", "nobody has needed it for engine.idle_timeout"),
         (_, Some(E::DelayOver)) => told("retry", "the delay after its death is over"),

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// How many events of the history a reply has at most.
-const PAGE: usize = 128;
+const PAGE: usize = 256;
 /// How many a call without `more` is answered at most.
 const MOST: usize = 1000;
 
