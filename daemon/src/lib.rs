@@ -12,6 +12,7 @@ pub mod helper;
 pub mod lock;
 pub mod logging;
 pub mod pid1;
+pub mod place;
 pub mod plan;
 pub mod preflight;
 pub mod readiness;

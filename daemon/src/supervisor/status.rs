@@ -35,6 +35,8 @@ pub(super) struct Knowledge {
     pub unwell: Option<Reason>,
     /// The parts that it does without, and why.
     pub lost: BTreeMap<Part, Reason>,
+    /// Why it has no place to be any more.
+    pub uprooted: Option<Reason>,
     /// Whether the parts were replaced that somebody wanted replaced.
     pub replaced: bool,
 }
@@ -62,6 +64,7 @@ pub(super) fn status(
         since: memory.since,
         reasons: memory
             .reasons()
+            .chain(engine.uprooted.clone())
             .chain(degraded.cloned())
             .chain(is_stale.then(restart_needed))
             .chain(engine.facts.as_ref().and_then(|facts| upgrade_available(&facts.outdated)))
