@@ -26,7 +26,7 @@ use tokio::{
 
 use super::{
     dir::EngineDir,
-    exec,
+    exec, leaps,
     log::{self, Lines, Tail},
     network_helper, processes,
 };
@@ -115,6 +115,7 @@ impl Shim {
             }
         };
         let Ok(mut terminate) = signal(SignalKind::terminate()) else { return 1 };
+        tokio::task::spawn_local(leaps::tell(self.dir.clone()));
         let mut tail = Tail::default();
         let child_lost = child_lost(rootlesskit, self.plan.state_dir.join("child_pid"));
         let (exited, exits) = mpsc::unbounded_channel();

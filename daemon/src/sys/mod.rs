@@ -6,6 +6,7 @@ pub mod clock;
 pub mod fd;
 pub mod files;
 pub mod http;
+pub mod leaps;
 pub mod notify;
 pub mod process;
 pub mod sock_diag;
