@@ -18,7 +18,11 @@ use crate::{
         shim,
     },
     restart_policy::RestartPolicy,
-    sys::{children::Exit, clock, files},
+    sys::{
+        children::Exit,
+        clock::{self, Alarm},
+        files,
+    },
 };
 
 /// How long a part may take to end that is to be replaced. Both are done in milliseconds, but dockerd
@@ -35,14 +39,14 @@ pub(super) struct Mending {
     /// Who is to end and be replaced, and has not ended yet; and why.
     ending: BTreeMap<Part, String>,
     /// When the next one may be started, if it has to wait.
-    pause: Option<Instant>,
+    pause: Option<Alarm>,
     /// Who waits until nothing is lost.
     waiting: Vec<oneshot::Sender<Result<(), Error>>>,
 }
 
 impl Mending {
     /// When there is something to be done though nothing happened.
-    pub const fn pause(&self) -> Option<Instant> {
+    pub const fn pause(&self) -> Option<Alarm> {
         self.pause
     }
 }
@@ -65,7 +69,7 @@ impl Init {
         let now = Instant::now();
         self.kill_overdue(now);
         self.end_next(now);
-        if self.mending.pause.is_some_and(|pause| pause > now) {
+        if self.mending.pause.is_some_and(|pause| !pause.is_over()) {
             return Ok(());
         }
         self.mending.pause = None;
@@ -193,7 +197,7 @@ impl Init {
             death.text = format!("{}; parts died {count} times within {window:?}", death.text);
             return Err(Interruption::Died(death));
         };
-        self.mending.pause = Some(Instant::now() + delay);
+        self.mending.pause = Some(Alarm::after(delay));
         self.note_loss(death);
         Ok(())
     }
@@ -240,8 +244,7 @@ impl Init {
             self.mend().await?;
         }
         let is_at_work = |mending: &Mending| !mending.lost.is_empty() || !mending.ending.is_empty();
-        while is_at_work(&self.mending) && self.mending.pause.is_none_or(|it| it <= Instant::now())
-        {
+        while is_at_work(&self.mending) && self.mending.pause.is_none_or(Alarm::is_over) {
             self.mend().await?;
             self.go_on().await?;
         }

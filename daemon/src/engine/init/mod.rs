@@ -18,6 +18,7 @@ mod stop;
 
 use std::{collections::BTreeSet, io, os::fd::OwnedFd, process::ExitCode, time::Duration};
 
+use futures_util::future::OptionFuture;
 use rootlessd_api::{Death, Error, Part, Phase};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -38,7 +39,8 @@ use crate::{
     plan::Plan,
     sys::{
         children::{Children, Exit},
-        clock, fd, files,
+        clock::{self, Alarm},
+        fd, files,
         notify::Notifications,
     },
 };
@@ -232,7 +234,7 @@ impl Init {
 
     /// Wait for whatever comes first. Orphans are reaped on the way.
     async fn next(&mut self) -> Event {
-        let due = self.due();
+        let (due, pause) = (self.due(), self.mending.pause());
         loop {
             tokio::select! {
                 exit = self.children.next() => {
@@ -253,6 +255,7 @@ impl Init {
                     return Event::Asked(Request::Stop { timeout, idle: false });
                 }
                 () = clock::until(due) => return Event::Due,
+                Some(()) = OptionFuture::from(pause.map(Alarm::rings)) => return Event::Due,
             }
         }
     }
@@ -260,7 +263,7 @@ impl Init {
     /// When something has to be done if nothing happens.
     fn due(&self) -> Option<Instant> {
         let parts = [&self.containerd, &self.dockerd].into_iter().flatten();
-        parts.filter_map(|running| running.due).chain(self.mending.pause()).min()
+        parts.filter_map(|running| running.due).min()
     }
 
     fn part_of(&self, pid: i32) -> Option<Part> {
