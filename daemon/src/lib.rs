@@ -15,6 +15,7 @@ pub mod logging;
 #[cfg(test)]
 mod model;
 pub mod pid1;
+pub mod place;
 pub mod plan;
 pub mod preflight;
 pub mod readiness;

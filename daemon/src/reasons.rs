@@ -68,6 +68,8 @@ codes! {
     RuntimeDirInTmp = "runtime-dir-in-tmp", Host, Fatal;
     /// `XDG_RUNTIME_DIR` is a symbolic link.
     RuntimeDirSymlink = "runtime-dir-symlink", Host, Fatal;
+    /// rootlessd's directory in `XDG_RUNTIME_DIR` was removed or mounted over, and the engine is being stopped.
+    RuntimeDirGone = "runtime-dir-gone", Host, Note;
 
     /// A program that the engine needs is not installed.
     ProgramMissing = "program-missing", Host, Fatal;

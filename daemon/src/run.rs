@@ -37,6 +37,7 @@ use crate::{
     helper::Helper,
     lock,
     logging::{self, LogArgs},
+    place::{self, Place},
     readiness,
     signals::Signals,
     sockets::{self, Sockets},
@@ -103,7 +104,13 @@ pub fn prepare(args: &RunArgs) -> Result<Prepared, Error> {
 
 /// Supervise until told to end.
 pub async fn run(here: Here) -> ExitCode {
-    match supervise(here).await {
+    let ended = supervise(here).await;
+    // Everything that it held is closed by now.
+    let ended = ended.and_then(|anew| match anew {
+        true => place::begin_anew().map(|never| match never {}),
+        false => Ok(()),
+    });
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
@@ -113,14 +120,15 @@ pub async fn run(here: Here) -> ExitCode {
     }
 }
 
-async fn supervise(here: Here) -> io::Result<()> {
+/// Whether another rootlessd is to begin in this one's place.
+async fn supervise(here: Here) -> io::Result<bool> {
     // First of all: whoever has started us may have something to say at once.
     let mut signals = Signals::listen()?;
     let Here { args, dirs, environment, passed } = here;
     let lock = tokio::select! {
         lock = lock::take(&dirs, args.replace) => lock?,
         // Nothing has begun.
-        () = signals.end() => return Ok(()),
+        () = signals.end() => return Ok(false),
     };
     let reader = Reader::of(dirs.clone(), environment.clone());
     let loaded = reader.read().await;
@@ -222,6 +230,7 @@ async fn supervise(here: Here) -> io::Result<()> {
     if args.background {
         dup2_stderr(File::options().write(true).open("/dev/null")?)?;
     }
+    spawn_local(end_with_place(names::runtime_dir(&dirs.runtime), end.clone()));
     spawn_local(signals.obey(handle, systemd.clone(), loads, end));
 
     let how = supervisor.await.map_err(io::Error::other)?;
@@ -233,7 +242,24 @@ async fn supervise(here: Here) -> io::Result<()> {
         end_sockets(&sockets, systemd.as_ref()).await;
     }
     drop(lock);
-    Ok(())
+    let anew = matches!(how, Shutdown::BeginAnew(_));
+    Ok(anew && !restart_sockets(&sockets, systemd.as_ref()).await)
+}
+
+/// Ask for the end when the runtime directory is gone.
+async fn end_with_place(directory: PathBuf, end: mpsc::Sender<Shutdown>) {
+    let lost = match Place::watch(&directory) {
+        Ok(place) => place.lost().await,
+        Err(error) => Err(error),
+    };
+    match lost {
+        Ok(reason) => {
+            tracing::error!("{}", reason.text);
+            // Whoever is ending already needs no reason.
+            let _ = end.send(Shutdown::BeginAnew(reason)).await;
+        }
+        Err(error) => tracing::warn!("{} is not watched: {error}", directory.display()),
+    }
 }
 
 /// Whether an engine of which nothing is known starts with rootlessd, and not with its first client.
@@ -285,6 +311,18 @@ fn front(
         tracing::warn!("Docker's clients are not answered while dockerd is away: {error}");
     });
     Ok(())
+}
+
+/// Have systemd listen anew, where it listens; rootlessd begins anew with it.
+async fn restart_sockets(sockets: &Sockets, systemd: Option<&Systemd>) -> bool {
+    let systems = !sockets.docker.own || !sockets.varlink.own;
+    let Some(systemd) = systemd.filter(|_| systems) else { return false };
+    for unit in SOCKET_UNITS {
+        if let Err(error) = systemd.begin_restart(unit).await {
+            tracing::warn!("{unit} cannot be started anew: {error}");
+        }
+    }
+    true
 }
 
 /// What was stopped must not be revived by the next client.

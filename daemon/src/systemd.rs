@@ -29,6 +29,7 @@ trait Manager {
     ) -> zbus::Result<OwnedObjectPath>;
     fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn kill_unit(&self, name: &str, whom: &str, signal: i32) -> zbus::Result<()>;
     fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
     #[zbus(signal)]
@@ -118,6 +119,12 @@ impl Systemd {
     /// Stop a unit, without waiting for it.
     pub async fn begin_stop(&self, name: &str) -> io::Result<()> {
         self.manager().await?.stop_unit(name, "replace").await.map_err(other)?;
+        Ok(())
+    }
+
+    /// Restart a unit and what requires it, without waiting for it.
+    pub async fn begin_restart(&self, name: &str) -> io::Result<()> {
+        self.manager().await?.restart_unit(name, "replace").await.map_err(other)?;
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use rootlessd_tests::{
-    bed::{Spawned, Suite},
+    bed::{Spawned, Suite, wait_for},
     machine::{Machine, SOON, pids, victims},
 };
 
@@ -74,7 +74,7 @@ fn who_is_connected_stays_so_while_dockerd_is_replaced() {
         machine.wait_known();
         let left: Vec<_> =
             published.iter().filter(|port| !port.contains("9000")).cloned().collect();
-        machine.wait_status(|_| ports(&machine) == left);
+        wait_for("it is published no more", SOON, || (ports(&machine) == left).then_some(()));
 
         // A container that is started again may have another address.
         machine.user(["docker", "stop", "-t", "1", "web"]).ok();

@@ -15,7 +15,7 @@ use nix::{
 };
 use rootlessd_tests::{
     bed::wait_for,
-    solo::{SOON, User, exists, mount_tmpfs, signal, text, wait_gone},
+    solo::{SOON, User, exists, mount_tmpfs, page, signal, text, wait_gone},
 };
 use serde_json::json;
 
@@ -172,16 +172,47 @@ fn a_runtime_directory_that_disappears() {
     user.load_image();
     user.serve_page("");
     let rootlessd = user.rootlessd();
+    let mut watch = user.watch();
+    watch.until(|status| status["state"] == "running");
     // rootlessd may put its socket back in between.
     wait_for("it is gone", SOON, || fs::remove_dir_all(&user.runtime).ok());
-    user.ctl("status").fails();
-    signal(rootlessd, Signal::SIGTERM);
+    let status = watch.until(|status| status["reasons"][0]["code"] == "runtime-dir-gone");
+    assert!(text(&status["reasons"][0]["text"]).contains("was removed"), "{status}");
+    // There is no place to begin anew.
     wait_gone(rootlessd);
+    drop(watch);
     let processes: Vec<_> = user.processes().iter().map(ToString::to_string).collect();
     assert_eq!(processes, [""; 0]);
     user.make_directory(&user.runtime);
     user.start();
     user.docker("ps").ok();
+}
+
+/// What is rootlessd's is removed or covered, but there is place to begin anew.
+#[test]
+fn rootlessd_begins_anew_where_its_files_are_gone() {
+    let user = User::new();
+    user.start();
+    user.load_image();
+    let (container, _) = user.serve_page("--restart=always");
+    let rootlessd = user.rootlessd();
+    let remove = || fs::remove_dir_all(user.runtime.join("rootlessd")).unwrap();
+    let options = format!("mode=700,uid={0},gid={0}", user.uid);
+    let cover = || mount_tmpfs(&user.runtime, &options);
+    let losses: [(&str, &dyn Fn()); 2] = [("removed", &remove), ("covered", &cover)];
+    for (how, lose) in losses {
+        let shim = user.pid("shim");
+        lose();
+        wait_gone(shim);
+        wait_for("it listens", SOON, || {
+            user.ctl("status --json").stdout.contains("state").then_some(())
+        });
+        user.wait_state("running");
+        assert_eq!(user.rootlessd(), rootlessd, "{how}");
+        user.docker(&format!("exec {container} true")).ok();
+        wait_for("the page", SOON, || page(user.port(&container)));
+    }
+    user.ctl("stop").ok();
 }
 
 #[test]

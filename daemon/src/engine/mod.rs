@@ -8,6 +8,7 @@ pub mod driver;
 pub mod exec;
 pub mod incidents;
 pub mod init;
+mod leaps;
 pub mod log;
 mod network_helper;
 pub mod processes;

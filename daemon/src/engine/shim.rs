@@ -26,7 +26,7 @@ use tokio::{
 
 use super::{
     dir::EngineDir,
-    exec,
+    exec, leaps,
     log::{self, Lines, Tail},
     network_helper, processes,
 };
@@ -116,6 +116,7 @@ impl Shim {
             }
         };
         let Ok(mut terminate) = signal(SignalKind::terminate()) else { return 1 };
+        tokio::task::spawn_local(leaps::tell(self.dir.clone()));
         let mut tail = Tail::default();
         let oom_kills = self.children.oom_kills();
         let child_lost = child_lost(rootlesskit, self.plan.state_dir.join("child_pid"));

@@ -59,10 +59,11 @@ impl Recorder {
     }
 
     /// rootlessd ends.
-    pub fn end(&mut self, status: &Status, how: Shutdown) {
+    pub fn end(&mut self, status: &Status, how: &Shutdown) {
         let text = match how {
             Shutdown::LeaveEngine => "rootlessd ends, for the next one to take over",
             Shutdown::StopEngine => "rootlessd ends",
+            Shutdown::BeginAnew(_) => "rootlessd ends, and begins anew",
         };
         let now = clock::now_realtime();
         self.record(of_rootlessd(Occurrence::Ended, now, status, text.to_owned()));

@@ -43,10 +43,12 @@ use crate::{
 const TOLD_DEATHS: usize = 20;
 
 /// How the supervisor ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Shutdown {
     /// The engine is stopped first.
     StopEngine,
+    /// The engine is stopped first, for this reason, and another supervisor begins.
+    BeginAnew(Reason),
     /// The engine stays, for the next supervisor to take over.
     LeaveEngine,
 }
@@ -94,7 +96,7 @@ pub struct Supervisor {
     ports: Ports,
     /// When the delay of a back-off is over.
     delay: Option<Alarm>,
-    ending: bool,
+    ending: Option<Shutdown>,
     /// Who waits for a status with processes, and the list that is being made for all of them.
     asking: Vec<oneshot::Sender<Arc<Status>>>,
     listing: OptionFuture<JoinHandle<(Processes, Vec<Process>)>>,
@@ -118,7 +120,7 @@ impl Supervisor {
             engine: Knowledge::default(),
             ports: Ports::default(),
             delay: None,
-            ending: false,
+            ending: None,
             asking: vec![],
             listing: None.into(),
             processes: Processes::default(),
@@ -157,18 +159,24 @@ impl Supervisor {
                 () = clock::until(deadline) => self.jobs.end(JobResult::Timeout, Some(out_of_time())),
                 Some(how) = self.links.shutdown.recv() => match how {
                     Shutdown::LeaveEngine => return self.end(how),
-                    Shutdown::StopEngine => {
-                        self.ending = true;
+                    Shutdown::StopEngine | Shutdown::BeginAnew(_) => {
+                        if let Shutdown::BeginAnew(reason) = &how {
+                            self.engine.uprooted = Some(reason.clone());
+                        }
+                        self.ending = Some(how);
                         self.step(machine::Event::Stop);
                     }
                 },
             }
-            if self.ending && !self.memory.machine.life().has_engine() {
+            if let Some(how) = &self.ending
+                && !self.memory.machine.life().has_engine()
+            {
                 // The next supervisor starts from nothing, as after a boot.
                 if let Err(error) = self.links.store.clear() {
                     tracing::warn!("the state cannot be forgotten: {error}");
                 }
-                return self.end(Shutdown::StopEngine);
+                let how = how.clone();
+                return self.end(how);
             }
         }
     }
@@ -176,7 +184,7 @@ impl Supervisor {
     /// Tell that this is the end.
     fn end(&mut self, how: Shutdown) -> Shutdown {
         let status = self.status();
-        self.links.recorder.end(&status, how);
+        self.links.recorder.end(&status, &how);
         how
     }
 

@@ -55,7 +55,7 @@ impl Supervisor {
 
     /// Start the engine for a client, unless something else was decided meanwhile.
     fn start_on_demand(&mut self) {
-        if self.memory.machine.life() != Life::Listening || self.ending {
+        if self.memory.machine.life() != Life::Listening || self.ending.is_some() {
             return;
         }
         tracing::info!("a client connects, so the engine is started");
@@ -65,7 +65,7 @@ impl Supervisor {
     }
 
     fn begin(&mut self, kind: JobKind, options: &JobOptions) -> Result<Job, Error> {
-        if self.ending {
+        if self.ending.is_some() {
             return Err(Error::new(ErrorKind::Busy, "rootlessd is shutting down"));
         }
         let life = self.memory.machine.life();

@@ -37,6 +37,8 @@ pub(super) struct Knowledge {
     pub short: Vec<Reason>,
     /// The parts that it does without, and why.
     pub lost: BTreeMap<Part, Reason>,
+    /// Why it has no place to be any more.
+    pub uprooted: Option<Reason>,
     /// Whether the parts were replaced that somebody wanted replaced.
     pub replaced: bool,
 }
@@ -64,6 +66,7 @@ pub(super) fn status(
         since: memory.since,
         reasons: memory
             .reasons()
+            .chain(engine.uprooted.clone())
             .chain(degraded.cloned())
             .chain(engine.short.iter().cloned())
             .chain(is_stale.then(restart_needed))

@@ -50,6 +50,11 @@ impl Alarm {
         Self { boottime: now_boottime().saturating_add(delay), monotonic: Instant::now() + delay }
     }
 
+    /// Whether it is over.
+    pub fn is_over(self) -> bool {
+        self.boottime <= now_boottime() || self.monotonic <= Instant::now()
+    }
+
     /// Wait for it. The runtime's own clock stands still in a suspend, so it is the later of the two
     /// there; it is the one that tests turn, and the one that is left without a timer.
     pub async fn rings(self) {
@@ -87,6 +92,8 @@ mod tests {
         // As after a suspend: the runtime's clock did not see it.
         Alarm { boottime: now, monotonic: begun + Duration::from_secs(3600) }.rings().await;
         assert_eq!(begun.elapsed(), Duration::ZERO);
+        assert!(Alarm { boottime: now, monotonic: begun + Duration::from_secs(3600) }.is_over());
+        assert!(!Alarm::after(Duration::from_secs(9)).is_over());
         at_boottime(Duration::ZERO).await.unwrap();
         Alarm { boottime: never, monotonic: begun + Duration::from_secs(9) }.rings().await;
         assert_eq!(begun.elapsed(), Duration::from_secs(9));

@@ -24,6 +24,15 @@ pub fn take(number: RawFd) -> io::Result<OwnedFd> {
 
 /// Wait for a file to be readable, as it is the way of pidfds.
 pub fn watch(file: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    watch_for(file, Interest::READABLE)
+}
+
+/// Wait for a file to have something exceptional to tell (POLLPRI), as it is the way of mountinfo.
+pub fn watch_priority(file: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    watch_for(file, Interest::PRIORITY)
+}
+
+fn watch_for(file: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd is one open file, always the same, for as long as it lives.
-    Ok(unsafe { AsyncFd::register_with_interest(file, Interest::READABLE) }?)
+    Ok(unsafe { AsyncFd::register_with_interest(file, interest) }?)
 }

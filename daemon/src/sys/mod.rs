@@ -8,6 +8,7 @@ pub mod fd;
 pub mod files;
 pub mod grpc;
 pub mod http;
+pub mod leaps;
 pub mod notify;
 pub mod oom;
 pub mod process;

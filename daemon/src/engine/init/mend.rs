@@ -7,7 +7,7 @@ use tokio::{task::spawn_local, time::Instant};
 
 use super::{
     End, Init, Stage,
-    machine::{Effect, Event, Fault, Killing, Limit, Loss, Refusal, Verdict, Why},
+    machine::{Effect, Event, Fault, Killing, Limit, Loss, Refusal, Timer, Verdict, Why},
     network_probe, parts,
 };
 use crate::{
@@ -16,7 +16,10 @@ use crate::{
         shim,
         shortage::Shortage,
     },
-    sys::{clock, files},
+    sys::{
+        clock::{self, Alarm},
+        files,
+    },
 };
 
 /// How long a part may take to end that is to be replaced. Both are done in milliseconds, but dockerd
@@ -47,10 +50,15 @@ impl Init {
                         running.signal(signal);
                     }
                 }
+                // A suspend counts for it, as for any delay between two tries.
+                Effect::Time(Timer::Pause, Limit::Pause(delay)) => {
+                    self.pause = Some(Alarm::after(delay));
+                }
                 Effect::Time(timer, limit) => {
                     let moment = self.moment(limit);
                     self.timers.insert(timer, moment);
                 }
+                Effect::EndTimer(Timer::Pause) => self.pause = None,
                 Effect::EndTimer(timer) => drop(self.timers.remove(&timer)),
                 Effect::TellLost(part, Loss::Ended(why)) => self.tell_lost(ended(part, &why)),
                 Effect::TellLost(part, Loss::Died) => {

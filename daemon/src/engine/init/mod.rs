@@ -56,7 +56,8 @@ use crate::{
     plan::Plan,
     sys::{
         children::{Children, Exit},
-        clock, fd, files,
+        clock::{self, Alarm},
+        fd, files,
         notify::Notifications,
     },
 };
@@ -126,6 +127,8 @@ struct Init {
     containerd: Option<Running>,
     dockerd: Option<Running>,
     timers: BTreeMap<Timer, Instant>,
+    /// When the next part may be started, if it has to wait.
+    pause: Option<Alarm>,
     /// Who is lost, and since when.
     lost: BTreeMap<Part, Instant>,
     /// Who waits until nothing is lost.
@@ -211,6 +214,7 @@ impl Init {
             containerd: None,
             dockerd: None,
             timers: BTreeMap::new(),
+            pause: None,
             lost: BTreeMap::new(),
             waiting: vec![],
             stop_by: Instant::now(),
@@ -262,6 +266,10 @@ impl Init {
                     if let Some(timer) = timer {
                         return Happening::Over(timer);
                     }
+                }
+                Some(()) = OptionFuture::from(self.pause.map(Alarm::rings)) => {
+                    self.pause = None;
+                    return Happening::Over(Timer::Pause);
                 }
             }
         }

@@ -54,7 +54,8 @@ use crate::{
     restart_policy::RestartPolicy,
     sys::{
         children::{self, Exit},
-        clock, files,
+        clock::{self, Alarm},
+        files,
         process::{Process, Stat},
     },
 };
@@ -282,7 +283,7 @@ impl Guard<'_> {
                 missed = Some(format!("it was lost {} times within a minute", PACE.limit));
                 self.miss_for_now(missed.as_deref());
             }
-            sleep(delay.unwrap_or(PACE.window)).await;
+            Alarm::after(delay.unwrap_or(PACE.window)).rings().await;
             match self.start(successor).await {
                 Ok(running) => return running,
                 Err(error) => {
