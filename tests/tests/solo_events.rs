@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use rootlessd::events::history::FILE_BYTES;
 use rootlessd_tests::{
     bed::{Spawned, wait_for},
-    solo::{Process, SOON, User, rounds, signal, text, wait_gone},
+    solo::{Process, SOON, User, mount_tmpfs, rounds, signal, text, wait_gone},
 };
 use serde_json::Value;
 
@@ -127,7 +127,6 @@ fn what_dies_is_told_with_what_became_of_it() {
     user.wait_state("running");
     user.ctl("stop").ok();
     let people = user.ctl("events -n all").ok();
-    eprintln!("{people}");
     assert!(people.lines().last().unwrap().contains("the engine is stopped, after"), "{people}");
     user.assert_clean(false);
 }
@@ -208,4 +207,47 @@ fn a_full_history() {
     let read = Process::memory(user.rootlessd());
     eprintln!("{} events: there after {took:?}, {fresh} KiB, once read {read} KiB", last);
     assert!(read <= MOST, "{read} KiB");
+}
+
+/// A disk that is full keeps nobody from being told, and what was not written is, once there is room.
+#[test]
+fn a_full_disk() {
+    let user = User::new();
+    user.configure(PATIENT);
+    let log = user.write(".local/state/rootlessd/log", "");
+    let directory = log.parent().unwrap();
+    mount_tmpfs(directory, &format!("size=64k,mode=700,uid={0},gid={0}", user.uid));
+    let logs = user.home.join("log");
+    user.sh(&format!("rootlessd --daemonize --log-directory {}", logs.display())).ok();
+    user.wait_state("running");
+    let before = events(&user, "-n all");
+    user.sh("head -c 1M /dev/zero >.local/state/rootlessd/filler").fails();
+
+    let mut follower = user.spawn(["rootlessctl", "events", "-f", "-n", "1", "--json"]);
+    follower.next_line(SOON).unwrap();
+    // More than there is room for in what is left of a page.
+    for _ in 0..8 {
+        kill(user.pid("dockerd"));
+        next(&mut follower, "replaced", "dockerd");
+        state(&mut follower, "running");
+    }
+    let log = fs::read_to_string(logs.join("supervisor.log")).unwrap();
+    assert_eq!(
+        log.matches("cannot be written, which changes nothing else").count(),
+        1,
+        "told once"
+    );
+    let full = events(&user, "-n all");
+    assert_numbered(&full);
+    fs::remove_file(directory.join("filler")).unwrap();
+    kill(user.pid("dockerd"));
+    let last = state(&mut follower, "running");
+    let told = wait_for("it is recorded again", SOON, || {
+        let told = events(&user, "-n all");
+        (told.last() == Some(&last)).then_some(told)
+    });
+    assert_numbered(&told);
+    assert_eq!(told[..before.len()], before);
+    assert_eq!(told.iter().filter(|event| event["kind"] == "replaced").count(), 9);
+    user.ctl("stop").ok();
 }
