@@ -8,7 +8,7 @@ use std::{
     io::{Read, Write},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    process::{Command, id},
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -23,6 +23,9 @@ use serde_json::Value;
 
 /// How soon a shortage is told after something failed for it.
 const TOLD: Duration = Duration::from_secs(1);
+
+/// Another one at each reading.
+const UUID: &str = "/proc/sys/kernel/random/uuid";
 
 /// Only when it is asked for, so that a machine can be made ready first.
 const ON_DEMAND: &str = "engine.start = \"demand\"\n";
@@ -241,7 +244,8 @@ struct Group {
 
 impl Group {
     fn new() -> Self {
-        let name = format!("rootlessd-test-{}", id());
+        // Others may run the same test, with the same pids.
+        let name = format!("rootlessd-test-{}", fs::read_to_string(UUID).expect("a name").trim());
         let (parent, limit, usage) = match Path::new("/sys/fs/cgroup/memory").exists() {
             true => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
             false => {
