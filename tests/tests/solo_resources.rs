@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 use rootlessd::engine::shortage;
 use rootlessd_tests::{
     bed::wait_for,
-    solo::{SOON, User, mount_tmpfs, page, signal},
+    solo::{SOON, User, enter, mount_tmpfs, page, signal},
 };
 use serde_json::Value;
 
@@ -244,6 +244,8 @@ struct Group {
 
 impl Group {
     fn new() -> Self {
+        // Out there nobody would remove it.
+        enter();
         // Others may run the same test, with the same pids.
         let name = format!("rootlessd-test-{}", fs::read_to_string(UUID).expect("a name").trim());
         let (parent, limit, usage) = match Path::new("/sys/fs/cgroup/memory").exists() {
