@@ -8,18 +8,24 @@ use std::{
     io::{Read, Write},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    process::{Command, id},
+    process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
+use nix::sys::signal::Signal;
+use rootlessd::engine::shortage;
 use rootlessd_tests::{
     bed::wait_for,
-    solo::{SOON, User, mount_tmpfs, page, signal},
+    solo::{SOON, User, enter, mount_tmpfs, page, signal},
 };
 use serde_json::Value;
 
 /// How soon a shortage is told after something failed for it.
 const TOLD: Duration = Duration::from_secs(1);
+
+/// Another one at each reading.
+const UUID: &str = "/proc/sys/kernel/random/uuid";
 
 /// Only when it is asked for, so that a machine can be made ready first.
 const ON_DEMAND: &str = "engine.start = \"demand\"\n";
@@ -151,6 +157,35 @@ fn a_runtime_directory_without_space() {
     assert!(page(port).is_some());
 }
 
+/// A part dies and there is no room for its successor: containers go on, and so does the engine when
+/// there is.
+#[test]
+fn no_space_for_a_successor() {
+    let user = User::new();
+    small(&user, &user.runtime.clone(), "size=16m");
+    small(&user, &data_root(&user), "size=64m");
+    user.configure("engine.restart.limit = 2\n");
+    user.start();
+    user.load_image();
+    let (container, port) = user.serve_page("");
+    let pid = || user.docker(&format!("inspect -f {{{{.State.Pid}}}} {container}")).ok();
+    let before = (user.pid("init"), pid());
+    let fillers = [fill(&user.runtime), fill(&data_root(&user))];
+    let mut watch = user.watch();
+    watch.next_status();
+    signal(user.pid("containerd"), Signal::SIGKILL);
+    let status = watch.until(|status| has(status, "data-root-full"));
+    assert!(has(&status, "runtime-dir-full"), "{status}");
+    // Long enough for more tries than there may be deaths.
+    thread::sleep(shortage::AGAIN * 2);
+    assert_eq!(user.pid("init"), before.0);
+    fillers.iter().for_each(|filler| fs::remove_file(filler).unwrap());
+    let status = watch.until(|status| status["state"] == "running");
+    assert_eq!(status["deaths"], Value::Array(vec![]));
+    assert_eq!((user.pid("init"), pid()), before);
+    wait_for("the page is served", SOON, || page(port));
+}
+
 /// Limit a process of the user's to so much of something, as far as the user may undo that.
 fn limit(user: &User, pid: u32, what: &str) {
     user.run(["prlimit", "--pid", &pid.to_string(), what]).ok();
@@ -190,7 +225,7 @@ fn too_many_open_files() {
     eprintln!("told after {:?}: {}", begun.elapsed(), status["reasons"][0]["text"]);
     assert!(begun.elapsed() < TOLD + TOLD, "{:?}", begun.elapsed());
     // Another one would have no more, so it stays, although it does not answer.
-    std::thread::sleep(Duration::from_secs(10));
+    thread::sleep(Duration::from_secs(10));
     assert_eq!(user.pid("dockerd"), dockerd);
     limit(&user, dockerd, &format!("--nofile={}:", open + 1000));
     let status = watch.until(|status| !has(status, "files-exhausted"));
@@ -209,7 +244,10 @@ struct Group {
 
 impl Group {
     fn new() -> Self {
-        let name = format!("rootlessd-test-{}", id());
+        // Out there nobody would remove it.
+        enter();
+        // Others may run the same test, with the same pids.
+        let name = format!("rootlessd-test-{}", fs::read_to_string(UUID).expect("a name").trim());
         let (parent, limit, usage) = match Path::new("/sys/fs/cgroup/memory").exists() {
             true => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
             false => {
@@ -279,7 +317,7 @@ fn no_more_memory() {
         user.ctl("reset-failed").ok();
     }
     // Who is killed by somebody else is not taken for one of these.
-    signal(user.pid("dockerd"), nix::sys::signal::Signal::SIGKILL);
+    signal(user.pid("dockerd"), Signal::SIGKILL);
     let status = user.watch().until(|status| !status["incidents"].as_array().unwrap().is_empty());
     assert_eq!(status["incidents"][0]["text"], "dockerd was killed by SIGKILL");
     user.ctl("stop").ok();

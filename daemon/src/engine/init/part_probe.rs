@@ -234,8 +234,10 @@ impl Silence {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::timeout;
+
     use super::*;
-    use crate::sys::activity::Doing;
+    use crate::{plan::DockerPlan, sys::activity::Doing};
 
     #[test]
     fn who_gets_on_is_given_time() {
@@ -288,6 +290,66 @@ mod tests {
         }
         assert_eq!(busy.patience(), BUSY_PATIENCE);
         assert!(longest > Duration::from_secs(60), "{longest:?}");
+    }
+
+    /// A dockerd that takes no question out of its queue, which has room for one.
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn who_never_answers_is_told_of_unless_it_is_kept_still() {
+        use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, listen, socket};
+
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let docker = DockerPlan {
+            user_config: at("daemon.json"),
+            data_root: at("data"),
+            exec_root: at("exec"),
+            pid_file: at("pid"),
+            socket: at("docker.sock"),
+            cgroup_parent: None,
+            cgroup_driver: None,
+            live_restore: None,
+        };
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let dockerd = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        bind(&dockerd, &SocketAddrUnix::new(&docker.socket).unwrap()).unwrap();
+        listen(&dockerd, 0).unwrap();
+        let status =
+            InitStatus { stage: Stage::Ready, dockerd: Some(child.id()), ..InitStatus::default() };
+        let (_status, status) = watch::channel(status);
+        let attention = Rc::new(Attention::default());
+        let (found, mut told) = mpsc::channel(1);
+        let probe = PartProbe {
+            containers: Containers::of(&docker),
+            containerd: at("containerd.sock"),
+            dockerd: docker.socket.clone(),
+            status,
+            attention: Rc::clone(&attention),
+            oom_kills: Rc::new(OomKills::from_now()),
+            found,
+        };
+        probe.containers.prepare().unwrap();
+        let asking = async {
+            // Without containers nobody asks.
+            let a_while = Duration::from_secs(600);
+            assert!(timeout(a_while, told.recv()).await.is_err());
+            let begun = Instant::now();
+            // The first question fills its queue.
+            attention.doubt();
+            let Some(Request::Hung { part, pid, why }) = told.recv().await else { panic!() };
+            assert_eq!((part, pid), (Part::Dockerd, child.id()));
+            let start = "it did not answer for 4.5 s, while it was asleep";
+            assert!(why.starts_with(start), "{why}");
+            assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+            attention.keep_still(true);
+            attention.doubt();
+            assert!(timeout(a_while, told.recv()).await.is_err());
+        };
+        tokio::select! {
+            () = probe.go_on() => panic!("it ends"),
+            () = asking => {}
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]
