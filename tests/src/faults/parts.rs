@@ -18,9 +18,9 @@ pub(super) fn rows() -> Vec<Row> {
             promise: within(100, 1000).anew(),
             ours: |machine, _| {
                 let fault = signal(machine, "KILL", "rootlesskit");
-                provoke(machine, &fault, &page(), &is("backoff"))
+                provoke(machine, &fault, READY, &is("backoff"))
             },
-            stock: Some(|stock| stock.provoke("kill -KILL $(pgrep -xo rootlesskit)", &page())),
+            stock: Some(|stock| stock.provoke("kill -KILL $(pgrep -xo rootlesskit)", READY)),
         },
         Row {
             number: "2",
@@ -28,9 +28,9 @@ pub(super) fn rows() -> Vec<Row> {
             promise: within(100, 1000).anew(),
             ours: |machine, _| {
                 let fault = signal(machine, "KILL", "rootlesskit's child");
-                provoke(machine, &fault, &page(), &is("backoff"))
+                provoke(machine, &fault, READY, &is("backoff"))
             },
-            stock: Some(|stock| stock.provoke(&format!("kill -KILL {CHILD}"), &page())),
+            stock: Some(|stock| stock.provoke(&format!("kill -KILL {CHILD}"), READY)),
         },
         Row {
             number: "3",
@@ -112,6 +112,9 @@ pub(super) fn rows() -> Vec<Row> {
     ]
 }
 
+/// Docker is there again.
+const READY: &str = "docker version";
+
 /// What a hanging part answers no more. It has a limit of its own, since it would wait for ever.
 const EXEC: &str = "timeout 2 docker exec web true";
 
@@ -161,13 +164,15 @@ fn stock_network(stock: &Stock, signal: &str) -> Trial {
 
 /// More deaths than the engine may have: it is given up, says why, and starts when it is asked to.
 fn too_often(machine: &Machine) -> Trial {
-    machine.configure("[engine.restart]\nlimit = 3\n");
-    machine.ctl(["reload"]);
+    // So that a death of dockerd is the engine's, which has something to tell.
+    machine.configure("[engine]\nlive_restore = false\n[engine.restart]\nlimit = 3\n");
+    machine.ctl(["restart"]);
+    machine.wait_page();
     let fault = r#"
         for death in 1 2 3; do
             # 3: it does not run.
             until rootlessctl status; do sleep 0.02; done
-            kill -KILL $(pgrep -xo rootlesskit)
+            kill -KILL $(pidof dockerd)
             while rootlessctl status; do :; done
         done
         until rootlessctl status --json | grep -q died-too-often; do sleep 0.02; done
@@ -181,7 +186,8 @@ fn too_often(machine: &Machine) -> Trial {
     let lines = status["deaths"][2]["log"].as_array().map_or(0, Vec::len);
     trial.check(lines > 0, || format!("no log lines of {}", word(&status["deaths"][2]["part"])));
     machine.configure(CONFIG);
-    machine.ctl(["reload"]);
+    machine.ctl(["restart"]);
+    machine.wait_page();
     machine.wait_unit("docker.service", "active", SOON);
     trial
 }

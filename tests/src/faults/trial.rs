@@ -222,9 +222,14 @@ pub fn lost_again(machine: &Machine, part: &'static str) -> impl Fn(&Value) -> b
     move |status| count(status) > before
 }
 
-/// Dead processes that nobody asked for, but for a test's own commands, whose parent is outside.
+/// Dead processes that nobody asked for, but for a test's own commands, whose parent is outside; and but for the
+/// network helper that RootlessKit started, for which it waits only at its own end (its `pkg/network`).
 pub fn zombies(bed: &Bed) -> Vec<String> {
-    let list = "ps -eo stat=,pid=,ppid=,args= | awk '$1 ~ /^Z/ && $3 != 0'";
+    let list = "
+        kit=$(pgrep -xo rootlesskit)
+        ps -eo stat=,pid=,ppid=,comm= | awk -v kit=$kit '$1 ~ /^Z/ && $3 != 0 &&
+            !($3 == kit && $4 ~ /^(slirp4netns|pasta)/)'
+    ";
     bed.root_sh(list).ok().lines().map(|line| format!("zombie {line}")).collect()
 }
 
