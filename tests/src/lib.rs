@@ -13,6 +13,7 @@ pub mod idl;
 pub mod install;
 pub mod load;
 pub mod machine;
+pub mod name_servers;
 pub mod polkit;
 pub mod raw;
 pub mod solo;

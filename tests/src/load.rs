@@ -1,13 +1,18 @@
 //! A load on the control API, to be run beside rootlessd: so many watchers, one of whom never reads, and so
-//! many calls of `GetStatus` at a time.
+//! many calls of `GetStatus` at a time. It is as thin as can be, since its own time counts too.
 
-use std::{fs, io, path::Path, time::Duration};
+use std::{
+    fs,
+    io::{self, BufRead, BufReader, Write},
+    os::unix::net::UnixStream,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
-use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
-use crate::raw::{RawClient, call};
+use crate::raw::call;
 
 /// What came of it.
 #[derive(Clone, Copy, Debug)]
@@ -35,43 +40,44 @@ impl Measured {
     }
 }
 
-/// Puts the load on the rootlessd that listens on `socket` and has this pid.
-pub async fn load(socket: &Path, pid: u32, watchers: usize, calls: usize) -> io::Result<Measured> {
+/// Puts the load on the rootlessd that listens on `socket`.
+pub fn load(socket: &Path, watchers: usize, calls: usize) -> io::Result<Measured> {
+    let status = message(&call("GetStatus", json!({})));
+    let pid = supervisor(socket, &status)?;
     let before = memory(pid)?;
-    let watch = json!({ "method": "org.rootlessd.Supervisor.Watch", "more": true });
-    let mut silent = vec![];
+    let watch = message(&json!({ "method": "org.rootlessd.Supervisor.Watch", "more": true }));
+    let mut deaf = vec![];
     for number in 0..watchers {
-        let mut client = RawClient::connect(socket).await?;
-        client.send(&watch).await?;
+        let mut client = UnixStream::connect(socket)?;
+        client.write_all(&watch)?;
         match number {
-            0 => silent.push(client),
-            _ => drop(tokio::task::spawn_local(async move {
-                while client.receive_bytes().await.is_some() {}
-            })),
+            0 => deaf.push(client),
+            // It ends with the process.
+            _ => drop(thread::spawn(|| io::copy(&mut { client }, &mut io::sink()))),
         }
     }
     let mut clients = vec![];
     for _ in 0..calls {
-        clients.push(RawClient::connect(socket).await?);
+        clients.push(UnixStream::connect(socket)?);
     }
-    // Everybody is let in, or is told that there are too many.
-    let mut status = call("GetStatus", json!({})).to_string().into_bytes();
-    status.push(0);
-    let ask = async |mut client: RawClient| {
+    let mut asked = vec![];
+    for mut client in clients {
         let begin = Instant::now();
-        client.send_bytes(&status).await.expect("it reads");
-        let answer = client.receive_bytes().await.expect("an answer");
-        let took = begin.elapsed();
-        (took, answer, client)
-    };
-    let asked = join_all(clients.into_iter().map(ask)).await;
+        client.write_all(&status)?;
+        asked.push((begin, client));
+    }
+    let mut answers = vec![];
+    for (begin, client) in asked {
+        let mut reader = BufReader::with_capacity(1 << 16, client);
+        let mut answer = vec![];
+        reader.read_until(0, &mut answer)?;
+        answers.push((begin.elapsed(), answer, reader));
+    }
     let growth = memory(pid)?.saturating_sub(before);
-    drop(silent);
-    // Not meanwhile: reading takes longer than answering.
+    drop(deaf);
     let mut times = vec![];
-    for (took, answer, _) in asked {
-        let answer: Value = serde_json::from_slice(&answer)?;
-        assert!(answer["parameters"]["status"].is_object(), "{answer}");
+    for (took, answer, _) in answers {
+        read(&answer)?;
         times.push(took);
     }
     times.sort();
@@ -79,19 +85,35 @@ pub async fn load(socket: &Path, pid: u32, watchers: usize, calls: usize) -> io:
     Ok(Measured { median: at(0.5), p99: at(0.99), growth })
 }
 
-/// What a process has of its own in memory, in bytes: `RssAnon`, see proc_pid_status(5).
-fn memory(pid: u32) -> io::Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let kib =
-        status.lines().find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB"));
-    let kib = kib.and_then(|kib| kib.parse::<u64>().ok());
-    kib.map(|kib| kib * 1024).ok_or_else(|| io::Error::other("no RssAnon"))
+fn message(call: &Value) -> Vec<u8> {
+    let mut bytes = call.to_string().into_bytes();
+    bytes.push(0);
+    bytes
+}
+
+/// The status that is an answer.
+fn read(answer: &[u8]) -> io::Result<Value> {
+    let answer: Value = serde_json::from_slice(answer.strip_suffix(&[0]).unwrap_or_default())?;
+    let status = answer.pointer("/parameters/status").cloned();
+    status.ok_or_else(|| io::Error::other(format!("no status: {answer}")))
 }
 
 /// The pid of the rootlessd that answers.
-pub async fn supervisor(socket: &Path) -> io::Result<u32> {
-    let answer = RawClient::connect(socket).await?.call(&call("GetStatus", json!({}))).await;
-    let pid: Option<&Value> = answer.pointer("/parameters/status/supervisor/pid");
-    let pid = pid.and_then(Value::as_u64).and_then(|pid| pid.try_into().ok());
-    pid.ok_or_else(|| io::Error::other(format!("no pid in {answer}")))
+fn supervisor(socket: &Path, status: &[u8]) -> io::Result<u32> {
+    let mut client = UnixStream::connect(socket)?;
+    client.write_all(status)?;
+    let mut answer = vec![];
+    BufReader::new(client).read_until(0, &mut answer)?;
+    let pid = read(&answer)?.pointer("/supervisor/pid").and_then(Value::as_u64);
+    pid.and_then(|pid| pid.try_into().ok()).ok_or_else(|| io::Error::other("no pid"))
+}
+
+/// What a process has of its own in memory, in bytes: `RssAnon`, see proc_pid_status(5).
+fn memory(pid: u32) -> io::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let kib = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB"))
+        .and_then(|kib| kib.parse::<u64>().ok());
+    kib.map(|kib| kib * 1024).ok_or_else(|| io::Error::other("no RssAnon"))
 }

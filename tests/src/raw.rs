@@ -43,26 +43,15 @@ impl RawClient {
 
     /// The next message, or none if the connection has ended.
     pub async fn receive(&mut self) -> Option<Value> {
-        timeout(BOUND, self.receive_ever()).await.expect("an answer in time")
+        timeout(BOUND, self.receive_unbounded()).await.expect("an answer in time")
     }
 
-    /// The same, however long it takes.
-    pub async fn receive_ever(&mut self) -> Option<Value> {
-        let message = self.receive_bytes().await?;
-        Some(serde_json::from_slice(&message).expect("JSON"))
-    }
-
-    /// The same, as it came.
-    pub async fn receive_bytes(&mut self) -> Option<Vec<u8>> {
-        let mut seen = 0;
+    async fn receive_unbounded(&mut self) -> Option<Value> {
         loop {
-            if let Some(end) = self.unread[seen..].iter().position(|&byte| byte == 0) {
-                let rest = self.unread.split_off(seen + end + 1);
-                let mut message = std::mem::replace(&mut self.unread, rest);
-                message.pop();
-                return Some(message);
+            if let Some(end) = self.unread.iter().position(|&byte| byte == 0) {
+                let message: Vec<u8> = self.unread.drain(..=end).collect();
+                return Some(serde_json::from_slice(&message[..end]).expect("JSON"));
             }
-            seen = self.unread.len();
             match self.stream.read_buf(&mut self.unread).await {
                 Ok(0) | Err(_) => return None,
                 Ok(_) => {}

@@ -6,7 +6,7 @@ use std::{env, process::ExitCode};
 
 use rootlessd_tests::{
     bed::Suite,
-    faults::{self, Stock},
+    faults::{self, Harness, Stock},
     rounds,
 };
 
@@ -24,7 +24,9 @@ fn main() -> ExitCode {
             if rows.is_empty() {
                 continue;
             }
-            let table = faults::run(suite, &rows, &load, rounds(5), Some(&stock));
+            let harness =
+                Harness { suite, load: &load, rounds: rounds(5), slack: 1, stock: Some(&stock) };
+            let table = harness.run(&rows);
             println!("\n{suite}, {name}, {} times each\n{table}", rounds(5));
             broken.extend(table.broken().into_iter().map(|line| format!("{suite}: {line}")));
         }

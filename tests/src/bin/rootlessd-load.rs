@@ -3,7 +3,7 @@
 
 use std::{path::Path, process::ExitCode};
 
-use rootlessd_tests::{load, run};
+use rootlessd_tests::load;
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -15,12 +15,7 @@ fn main() -> ExitCode {
         eprintln!("{watchers} and {calls} are to be numbers");
         return ExitCode::FAILURE;
     };
-    let socket = Path::new(socket);
-    let measured = run(async {
-        let pid = load::supervisor(socket).await?;
-        load::load(socket, pid, watchers, calls).await
-    });
-    match measured {
+    match load::load(Path::new(socket), watchers, calls) {
         Ok(measured) => {
             println!("{}", measured.line());
             ExitCode::SUCCESS

@@ -2,7 +2,7 @@
 
 use super::{
     Kept, Promise, Row, Trial, ms,
-    trial::{CONFIG, has_reason, page, provoke, timed_by_user},
+    trial::{AS_USER, CONFIG, has_reason, page, provoke, timed_by_user},
 };
 use crate::machine::{Machine, RUNTIME};
 
@@ -62,12 +62,10 @@ fn stale(machine: &Machine, file: &str, content: &str) -> Trial {
 }
 
 fn stale_stock(file: &str, content: &str) -> String {
-    let user =
-        "setpriv --reuid 4242 --regid 4242 --clear-groups env XDG_RUNTIME_DIR=/run/user/4242";
     format!(
-        "{user} systemctl --user stop docker
-         {user} sh -c 'mkdir -p $(dirname {RUNTIME}/{file}); echo \"{content}\" >{RUNTIME}/{file}'
-         {user} systemctl --user start docker"
+        "{AS_USER} systemctl --user stop docker
+         {AS_USER} sh -c 'mkdir -p $(dirname {RUNTIME}/{file}); echo \"{content}\" >{RUNTIME}/{file}'
+         {AS_USER} systemctl --user start docker"
     )
 }
 

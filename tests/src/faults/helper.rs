@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Kept, Promise, Row, Trial, ms};
+use super::{Kept, Promise, Row, Trial, ms, trial::AS_USER};
 use crate::{
     grants::{Caller as _, call},
     machine::Machine,
@@ -56,11 +56,11 @@ fn refused(machine: &Machine, before: &str, after: &str) -> Trial {
 
 /// Killed at some moment of a grant, the next call finds it done or undone, and never half.
 fn killed(machine: &Machine, round: u32) -> Trial {
-    machine.decide(&[("set-unprivileged-port-start", "yes")]);
+    machine.decide(&[("set-unprivileged-port-start", "yes"), ("revoke", "yes")]);
     // A call with a fresh helper takes some 10 ms.
     let after = 1 + round * 700 % 12_000;
     let script = format!(
-        "setpriv --reuid 4242 --regid 4242 --clear-groups {} q 80 >/dev/null 2>&1 &
+        "{AS_USER} {} q 80 >/dev/null 2>&1 &
          perl -e 'select undef, undef, undef, {after} / 1e6'; systemctl kill -s KILL rootlessd-helper; wait",
         call("SetUnprivilegedPortStart").join(" ")
     );

@@ -1,14 +1,50 @@
 //! The machine is not as it should be, or becomes another: rows 9 to 11, 15, 16, 20, 27 and 28.
 
+use serde_json::Value;
+
 use super::{
-    Row, Trial,
-    trial::{alive, compare, has_reason, page, provoke, provoke_by_root, reason},
+    Kept, Promise, Row, Trial, ms,
+    trial::{
+        AS_USER, alive, compare, has_reason, page, provoke, provoke_by_root, reason, settled,
+        zombies,
+    },
     within,
 };
-use crate::machine::{Machine, word};
+use crate::{
+    machine::{Machine, RUNTIME, word},
+    name_servers,
+};
 
 pub(super) fn rows() -> Vec<Row> {
+    let full = |number, fault, ours| Row {
+        number,
+        fault,
+        promise: within(1000, 15_000),
+        ours,
+        stock: None,
+    };
     vec![
+        full("10a", "no space for Docker's data", |machine, _| {
+            shrunk(machine, "/home/tester", "size", "data-root-full")
+        }),
+        full("10b", "no inodes for Docker's data", |machine, _| {
+            shrunk(machine, "/home/tester", "nr_inodes", "data-root-inodes")
+        }),
+        full("10c", "no space in the runtime directory", |machine, _| {
+            shrunk(machine, RUNTIME, "size", "runtime-dir-full")
+        }),
+        Row {
+            number: "11",
+            fault: "the runtime directory is emptied",
+            promise: within(1000, 15_000).anew(),
+            ours: |machine, _| {
+                let fault = format!("rm -rf {RUNTIME}/rootlessd {RUNTIME}/docker.sock");
+                // While there is no socket, nobody is asked; it is there again when the next has begun.
+                let check = format!("{AS_USER} docker exec web true");
+                provoke_by_root(machine, &fault, &check, &has_reason("runtime-dir-gone"))
+            },
+            stock: None,
+        },
         Row {
             number: "15a",
             fault: "a published port is in use",
@@ -31,13 +67,56 @@ pub(super) fn rows() -> Vec<Row> {
             stock: None,
         },
         Row {
+            number: "27",
+            fault: "the machine has another name server",
+            promise: within(1000, 3000),
+            ours: |machine, _| other_name_server(machine),
+            stock: None,
+        },
+        Row {
             number: "28",
             fault: "cgroup controllers are missing",
-            promise: within(5000, 5000).anew(),
+            promise: Promise { detected: ms(5000), recovered: None, containers: Kept::StartedAnew },
             ours: |machine, _| controllers_missing(machine),
             stock: None,
         },
     ]
+}
+
+/// A file system that is full as it is: what a container needs for its start has no place, and that is told while it
+/// is so. Nobody has to do anything when there is room again.
+fn shrunk(machine: &Machine, path: &str, limit: &str, code: &'static str) -> Trial {
+    let used = match limit {
+        "size" => format!("$(($(df --output=used -k {path} | tail -n1)))k"),
+        _ => format!("$(($(df --output=iused {path} | tail -n1)))"),
+    };
+    let fault = format!(
+        "before=$(findmnt -no OPTIONS {path} | grep -o '{limit}=[^,]*' || echo {limit}=0)
+         mount -o remount,{limit}={used} {path}
+         for i in $(seq 10); do
+             {AS_USER} docker run --rm rootlessd/tiny true
+             {AS_USER} rootlessctl status --json | grep -q {code} && break
+         done
+         mount -o remount,$before {path}"
+    );
+    let check = format!("{AS_USER} docker run --rm rootlessd/tiny true");
+    provoke_by_root(machine, &fault, &check, &has_reason(code))
+}
+
+/// What containers ask for names is what the machine asks, without a restart.
+fn other_name_server(machine: &Machine) -> Trial {
+    let _servers = name_servers::serve(machine);
+    let ask = "docker exec web timeout 1 nslookup -type=a world.example";
+    let check = format!("{AS_USER} {ask} | grep -q 192.0.2.2");
+    let changes = |status: &Value| {
+        let incidents = status["incidents"].as_array();
+        incidents.into_iter().flatten().filter(|it| it["kind"] == "changed").count()
+    };
+    let before = changes(&machine.status());
+    let fault = "echo nameserver 198.51.100.2 >/etc/resolv.conf";
+    let trial = provoke_by_root(machine, fault, &check, &|status| changes(status) > before);
+    machine.root_sh("echo nameserver 198.51.100.1 >/etc/resolv.conf").ok();
+    trial
 }
 
 /// A container's port cannot be had, and Docker's own words say which, and what to do.
@@ -71,25 +150,22 @@ fn upgraded(machine: &Machine) -> Trial {
 
 /// systemd keeps controllers to itself: it is told at the start, with the command that mends it.
 fn controllers_missing(machine: &Machine) -> Trial {
-    // Whatever the machine has: a bed has no more.
+    let before = alive(machine);
+    // Whatever the machine has: a bed has no more. runc refuses a file that is mounted over.
     let user = "/sys/fs/cgroup/user.slice/user-4242.slice/user@4242.service";
-    let script = format!(
-        "echo pids >/run/all; echo >/run/few
-         mount --bind /run/all /sys/fs/cgroup/cgroup.controllers
-         mount --bind /run/few {user}/cgroup.controllers"
-    );
-    machine.root_sh(&script).ok();
-    let restart = || {
-        provoke(machine, "rootlessctl restart", &page(), &|status| {
-            reason(status, "controllers-missing")
-                .is_some_and(|it| word(&it["remedy"]) == "rootlessctl cgroup delegate")
-        })
-    };
-    let trial = restart();
-    machine
-        .root_sh(&format!("umount /sys/fs/cgroup/cgroup.controllers {user}/cgroup.controllers"))
-        .ok();
+    let files = format!("/sys/fs/cgroup/cgroup.controllers {user}/cgroup.controllers");
+    let mount = "echo pids >/run/all; echo >/run/few
+         mount --bind /run/all $1; mount --bind /run/few $2";
+    machine.root_sh(&format!("set -- {files}; {mount}")).ok();
+    let begin = std::time::Instant::now();
+    machine.ctl(["restart"]);
+    let status = machine.status();
+    let told = reason(&status, "controllers-missing")
+        .is_some_and(|it| word(&it["remedy"]) == "rootlessctl cgroup delegate");
+    let detected = told.then(|| begin.elapsed());
+    machine.root_sh(&format!("umount {files}")).ok();
     machine.ctl(["restart"]);
     machine.wait_page();
-    trial
+    let containers = compare(&before, &settled(machine, &before));
+    Trial { detected, containers, left: zombies(machine), ..Trial::default() }
 }

@@ -78,15 +78,16 @@ impl Promise {
         Self { containers: Kept::StartedAnew, ..self }
     }
 
-    /// Why a trial falls short of it; empty if it does not.
-    pub fn broken_by(&self, trial: &Trial) -> Vec<String> {
-        let late = |what: &str, limit: Option<Duration>, took: Option<Duration>| match (limit, took)
-        {
-            (Some(limit), None) => Some(format!("not {what} in {limit:?}, nor later")),
-            (Some(limit), Some(took)) if took > limit => {
-                Some(format!("{what} after {took:?} of {limit:?}"))
+    /// Why a trial falls short of it, if times may be so many times longer; empty if it does not.
+    pub fn broken_by(&self, trial: &Trial, slack: u32) -> Vec<String> {
+        let late = |what: &str, limit: Option<Duration>, took: Option<Duration>| {
+            let limit = limit?;
+            match took {
+                None => Some(format!("not {what} in {limit:?}, nor later")),
+                Some(took) => {
+                    (took > limit * slack).then(|| format!("{what} after {took:?} of {limit:?}"))
+                }
             }
-            _ => None,
         };
         let Containers { kept: _, restarted, lost } = trial.containers;
         let ended = lost + if self.containers == Kept::Untouched { restarted } else { 0 };
@@ -122,41 +123,56 @@ pub fn groups() -> Vec<Group> {
     all.map(|(name, rows)| (name, rows.into_iter().filter(is_asked).collect())).into()
 }
 
-/// Provokes each of the rows so often on a machine of their own, and once on stock rootless Docker, if there
-/// is one. `load` is the program `rootlessd-load`.
-pub fn run(suite: Suite, rows: &[Row], load: &Path, rounds: u32, stock: Option<&Stock>) -> Table {
-    let mut table = Table::default();
-    let mut machine = prepared(suite, load);
-    for row in rows {
-        let begin = Instant::now();
-        let mut trials = vec![];
-        for round in 0..rounds {
-            match caught(|| (row.ours)(&machine, round)) {
-                Ok(trial) => trials.push(trial),
-                Err(broken) => {
-                    // Whatever state that is, it is none for the others.
-                    machine = prepared(suite, load);
-                    trials.push(Trial { broken: vec![broken], ..Trial::default() });
-                }
-            }
-        }
-        let beside = stock.zip(row.stock).map(|(stock, try_it)| {
-            caught(|| try_it(stock))
-                .unwrap_or_else(|broken| Trial { broken: vec![broken], ..Trial::default() })
-        });
-        table.add(row, &trials, beside);
-        eprintln!("{suite} {} {}: {:.1} s", row.number, row.fault, begin.elapsed().as_secs_f64());
-    }
-    machine.ctl(["stop"]);
-    table.end(&machine.leftovers());
-    table
+/// Where and how faults are provoked.
+#[derive(Clone, Copy, Debug)]
+pub struct Harness<'a> {
+    /// On which Debian.
+    pub suite: Suite,
+    /// The program `rootlessd-load`.
+    pub load: &'a Path,
+    /// How often each.
+    pub rounds: u32,
+    /// How many times what is promised a time may be: beside others, on a busy machine, more than once.
+    pub slack: u32,
+    /// Stock rootless Docker, on which each is provoked once.
+    pub stock: Option<&'a Stock>,
 }
 
-/// What a trial came to, or why it could not be ended.
-fn caught<T>(trial: impl FnOnce() -> T) -> Result<T, String> {
+impl Harness<'_> {
+    /// Provokes the faults of these rows on a machine of their own.
+    pub fn run(&self, rows: &[Row]) -> Table {
+        let Self { suite, load, rounds, slack, stock } = *self;
+        let mut table = Table::with_slack(slack);
+        let mut machine = prepared(suite, load);
+        for row in rows {
+            let begin = Instant::now();
+            let mut trials = vec![];
+            for round in 0..rounds {
+                let trial = caught(|| (row.ours)(&machine, round)).unwrap_or_else(|broken| {
+                    // Whatever state that is, it is none for the others.
+                    machine = prepared(suite, load);
+                    broken
+                });
+                trials.push(trial);
+            }
+            let beside = stock.zip(row.stock);
+            let beside = beside.map(|(stock, provoke)| caught(|| provoke(stock)));
+            table.add(row, &trials, beside.map(|trial| trial.unwrap_or_else(|broken| broken)));
+            let took = begin.elapsed().as_secs_f64();
+            eprintln!("{suite} {} {}: {took:.1} s", row.number, row.fault);
+        }
+        machine.ctl(["stop"]);
+        table.end(&machine.leftovers());
+        table
+    }
+}
+
+/// A trial, or one that could not be ended, and says why.
+fn caught(trial: impl FnOnce() -> Trial) -> Result<Trial, Trial> {
     catch_unwind(AssertUnwindSafe(trial)).map_err(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
-        text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned()
+        let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked");
+        Trial { broken: vec![text.to_owned()], ..Trial::default() }
     })
 }
 

@@ -5,8 +5,9 @@ use std::{fmt, time::Duration};
 use super::{Row, Trial};
 
 /// The trials of one Debian.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Table {
+    slack: u32,
     lines: Vec<Line>,
     leftovers: Vec<String>,
 }
@@ -25,6 +26,11 @@ struct Line {
 }
 
 impl Table {
+    /// One whose times may be so many times what is promised.
+    pub fn with_slack(slack: u32) -> Self {
+        Self { slack, lines: vec![], leftovers: vec![] }
+    }
+
     /// Adds the trials of a row, and the one of stock rootless Docker.
     pub fn add(&mut self, row: &Row, trials: &[Trial], stock: Option<Trial>) {
         let sorted = |of: fn(&Trial) -> Option<Duration>| {
@@ -34,7 +40,7 @@ impl Table {
         };
         let sum = |of: fn(&Trial) -> usize| trials.iter().map(of).sum();
         let mut broken: Vec<_> =
-            trials.iter().flat_map(|trial| row.promise.broken_by(trial)).collect();
+            trials.iter().flat_map(|trial| row.promise.broken_by(trial, self.slack)).collect();
         broken.sort();
         broken.dedup();
         self.lines.push(Line {
@@ -158,7 +164,7 @@ mod tests {
             (vec![ended], "3 dockerd killed: 1 containers ended"),
             (vec![left], "3 dockerd killed: left: zombie 7"),
         ] {
-            let mut table = Table::default();
+            let mut table = Table::with_slack(1);
             table.add(&row, &trials, None);
             assert_eq!(table.broken().join("\n"), broken);
             assert_eq!(table.to_string().contains("BROKEN"), !broken.is_empty());

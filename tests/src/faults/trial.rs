@@ -18,6 +18,10 @@ pub const CONFIG: &str = "[engine.restart]\nlimit = 0\n";
 /// For how long a stock engine is watched that does not recover.
 const PATIENCE: u32 = 20;
 
+/// What makes a command of root's one of the user's.
+pub const AS_USER: &str = "setpriv --reuid 4242 --regid 4242 --clear-groups env HOME=/home/tester \
+    XDG_RUNTIME_DIR=/run/user/4242 DOCKER_HOST=unix:///run/user/4242/docker.sock";
+
 /// Does `$0`, and tries `$1` until it works for half a second on end, for at most `$2` seconds: prints when it began, and
 /// when it worked again for the first time. Times are µs of the clock.
 const TIMED: &str = r#"
@@ -151,7 +155,7 @@ fn follow(
 }
 
 /// The containers, once all of those that there were run again, or it is clear that they do not.
-fn settled(machine: &Machine, before: &Alive) -> Alive {
+pub fn settled(machine: &Machine, before: &Alive) -> Alive {
     let deadline = std::time::Instant::now() + Duration::from_secs(10);
     loop {
         let now = alive(machine);
@@ -262,9 +266,7 @@ impl Stock {
     /// Provokes a fault by a script of root's, and watches until `check` works for the user. Whatever becomes of it, the
     /// engine runs before the next.
     pub fn provoke(&self, fault: &str, check: &str) -> Trial {
-        let environment = "DOCKER_HOST=unix:///run/user/4242/docker.sock HOME=/home/tester XDG_RUNTIME_DIR=/run/user/4242";
-        let user = format!("setpriv --reuid 4242 --regid 4242 --clear-groups env {environment}");
-        self.provoke_as_root(fault, &format!("{user} {check}"))
+        self.provoke_as_root(fault, &format!("{AS_USER} {check}"))
     }
 
     /// The same, with a check of root's.

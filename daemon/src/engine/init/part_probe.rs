@@ -340,7 +340,7 @@ mod tests {
             let start = "it did not answer for 4.5 s, while it was asleep";
             assert!(why.starts_with(start), "{why}");
             assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
-            attention.keep_still(true);
+            attention.keep_still(Some(7));
             attention.doubt();
             assert!(timeout(a_while, told.recv()).await.is_err());
         };
