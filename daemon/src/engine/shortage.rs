@@ -95,9 +95,9 @@ const FILES_REMEDY: &str =
 /// What there is room for on a file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Room {
-    /// For who is not root.
-    bytes: u64,
-    /// `None` where they are made as they are needed.
+    /// For who is not root; `None` where there is no limit, as of a tmpfs with `size=0` (tmpfs(5)).
+    bytes: Option<u64>,
+    /// `None` where they are made as they are needed, or have no limit.
     inodes: Option<u64>,
 }
 
@@ -105,7 +105,8 @@ impl Room {
     fn at(path: &Path) -> io::Result<Self> {
         let found = statvfs(path)?;
         let inodes = (found.f_files > 0).then_some(found.f_favail);
-        let bytes = found.f_bavail.saturating_mul(found.f_frsize);
+        let left = found.f_bavail.saturating_mul(found.f_frsize);
+        let bytes = (found.f_blocks > 0).then_some(left);
         Ok(Self { bytes, inodes })
     }
 }
@@ -147,7 +148,7 @@ impl Places {
 fn lack(room: Room, path: &Path, full: Code, no_inodes: Code) -> Option<(Code, String)> {
     let path = path.display();
     match room {
-        Room { bytes, .. } if bytes < LEAST_BYTES => {
+        Room { bytes: Some(bytes), .. } if bytes < LEAST_BYTES => {
             Some((full, format!("{path} is full: {} KiB are left", bytes / 1024)))
         }
         Room { inodes: Some(inodes), .. } if inodes < LEAST_INODES => {
@@ -215,6 +216,7 @@ mod tests {
     #[test]
     fn a_file_system_is_full_without_space_or_inodes() {
         let lack = |bytes, inodes| {
+            let bytes = Some(bytes).filter(|&bytes| bytes != u64::MAX);
             lack(Room { bytes, inodes }, Path::new("/d"), Code::DataRootFull, Code::DataRootInodes)
         };
         let text = "/d is full: 1023 KiB are left".to_owned();
@@ -224,6 +226,7 @@ mod tests {
         assert_eq!(lack(LEAST_BYTES, Some(63)), Some((Code::DataRootInodes, text)));
         // btrfs has as many as it has space for.
         assert_eq!(lack(LEAST_BYTES, None), None);
+        assert_eq!(lack(u64::MAX, None), None);
     }
 
     #[test]

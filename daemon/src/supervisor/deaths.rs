@@ -1,11 +1,52 @@
-//! What is said of a death beyond what the engine itself wrote down.
+//! The engine's end: what is remembered and said of it, beyond what the engine itself wrote down.
 
-use rootlessd_api::{Death, Part};
+use rootlessd_api::{Death, Part, Reason};
+
+use super::{
+    Supervisor,
+    machine::{self, Life},
+    status::Knowledge,
+};
 
 use crate::engine::{driver::Facts, shim};
 
+/// How many deaths are told.
+const TOLD_DEATHS: usize = 20;
+
+impl Supervisor {
+    /// The engine came to its end, which is a death unless it was to be stopped.
+    pub(super) fn lose_engine(
+        &mut self,
+        event: machine::Event,
+        death: Option<Death>,
+        shortages: Vec<Reason>,
+    ) {
+        match (self.memory.machine.life(), death) {
+            (life, _) if !life.has_engine() => return,
+            (Life::Stopping(..), _) | (_, None) => {}
+            (_, Some(mut death)) => {
+                death.text += &casualties(self.engine.facts.as_ref());
+                self.bury(death);
+            }
+        }
+        self.memory.shortages = shortages;
+        self.engine = Knowledge::default();
+        self.ports.refused.clear();
+        self.step(event);
+    }
+
+    /// Remember a death.
+    pub(super) fn bury(&mut self, death: Death) {
+        // Only the newest keeps its lines: the older ones are in the log.
+        self.memory.deaths.iter_mut().for_each(|death| death.log.clear());
+        self.memory.deaths.push(death);
+        let excess = self.memory.deaths.len().saturating_sub(TOLD_DEATHS);
+        self.memory.deaths.drain(..excess);
+    }
+}
+
 /// What else is lost with an engine of which this was known.
-pub(super) fn casualties(facts: Option<&Facts>) -> String {
+fn casualties(facts: Option<&Facts>) -> String {
     match facts.map_or(0, |facts| facts.info.containers_running) {
         0 => String::new(),
         1 => "; the container that ran ended with it".to_owned(),

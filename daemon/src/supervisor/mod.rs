@@ -39,9 +39,6 @@ use crate::{
     sys::clock::{self, Alarm},
 };
 
-/// How many deaths are told.
-const TOLD_DEATHS: usize = 20;
-
 /// How the supervisor ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Shutdown {
@@ -286,22 +283,6 @@ impl Supervisor {
         }
     }
 
-    /// The engine came to its end, which is a death unless it was to be stopped.
-    fn lose_engine(&mut self, event: machine::Event, death: Option<Death>, shortages: Vec<Reason>) {
-        match (self.memory.machine.life(), death) {
-            (life, _) if !life.has_engine() => return,
-            (Life::Stopping(..), _) | (_, None) => {}
-            (_, Some(mut death)) => {
-                death.text += &deaths::casualties(self.engine.facts.as_ref());
-                self.bury(death);
-            }
-        }
-        self.memory.shortages = shortages;
-        self.engine = Knowledge::default();
-        self.ports.refused.clear();
-        self.step(event);
-    }
-
     /// Let the machine take an event, do what it says, and tell the world.
     fn step(&mut self, event: machine::Event) {
         let before = self.memory.machine.life();
@@ -383,14 +364,6 @@ impl Supervisor {
     fn status(&self) -> Status {
         let loaded = self.links.loaded.borrow();
         status::status(&self.constants, &self.memory, &self.engine, &self.ports, &loaded)
-    }
-
-    fn bury(&mut self, death: Death) {
-        // Only the newest keeps its lines: the older ones are in the log.
-        self.memory.deaths.iter_mut().for_each(|death| death.log.clear());
-        self.memory.deaths.push(death);
-        let excess = self.memory.deaths.len().saturating_sub(TOLD_DEATHS);
-        self.memory.deaths.drain(..excess);
     }
 
     fn policy(&self) -> Policy {

@@ -2,7 +2,7 @@
 
 use super::{
     Kept, Promise, Row, Trial, ms,
-    trial::{AS_USER, CONFIG, has_reason, page, provoke, timed_by_user},
+    trial::{AS_USER, CONFIG, has_reason, page, provoke, provoke_unseen, timed_by_user},
 };
 use crate::machine::{Machine, RUNTIME};
 
@@ -86,6 +86,7 @@ fn replaced(machine: &Machine) -> Trial {
         r#"printf '{config}' >/tmp/a; cp /tmp/a /tmp/b
         echo '[engine]' >>/tmp/a; echo 'stop_timeout = "31s"' >>/tmp/a
         echo '[engine]' >>/tmp/b; echo 'stop_timeout = "32s"' >>/tmp/b
+        cp /tmp/a {file}
         while [ ! -e /tmp/enough ]; do for it in a b; do cp /tmp/$it {file}.new; mv {file}.new {file}; done; done &
         for i in $(seq 50); do
             rootlessctl reload || echo refused >>/tmp/half
@@ -94,8 +95,7 @@ fn replaced(machine: &Machine) -> Trial {
         touch /tmp/enough; wait; rm -f /tmp/enough"#,
         config = CONFIG.replace('\n', "\\n"),
     );
-    let mut trial = provoke(machine, &fault, "rootlessctl reload", &|_| true);
-    trial.detected = None;
+    let mut trial = provoke_unseen(machine, &fault, "rootlessctl reload");
     let half = machine.user_sh("cat /tmp/half; rm -f /tmp/half").stdout;
     trial.check(half.is_empty(), || format!("read: {half}"));
     machine.configure(CONFIG);

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{
-    Kept, Promise, Row, Trial, ms,
+    Kept, Promise, Row, Trial, containers, ms,
     trial::{
         AS_USER, alive, compare, has_reason, page, provoke, provoke_by_root, reason, settled,
         zombies,
@@ -25,10 +25,10 @@ pub(super) fn rows() -> Vec<Row> {
     };
     vec![
         full("10a", "no space for Docker's data", |machine, _| {
-            shrunk(machine, "/home/tester", "size", "data-root-full")
+            shrunk_data(machine, "size", "data-root-full")
         }),
         full("10b", "no inodes for Docker's data", |machine, _| {
-            shrunk(machine, "/home/tester", "nr_inodes", "data-root-inodes")
+            shrunk_data(machine, "nr_inodes", "data-root-inodes")
         }),
         full("10c", "no space in the runtime directory", |machine, _| {
             shrunk(machine, RUNTIME, "size", "runtime-dir-full")
@@ -40,7 +40,7 @@ pub(super) fn rows() -> Vec<Row> {
             ours: |machine, _| {
                 let fault = format!("rm -rf {RUNTIME}/rootlessd {RUNTIME}/docker.sock");
                 // While there is no socket, nobody is asked; it is there again when the next has begun.
-                let check = format!("{AS_USER} docker exec web true");
+                let check = format!("{AS_USER} timeout 5 docker exec web true");
                 provoke_by_root(machine, &fault, &check, &has_reason("runtime-dir-gone"))
             },
             stock: None,
@@ -90,17 +90,33 @@ fn shrunk(machine: &Machine, path: &str, limit: &str, code: &'static str) -> Tri
         "size" => format!("$(($(df --output=used -k {path} | tail -n1)))k"),
         _ => format!("$(($(df --output=iused {path} | tail -n1)))"),
     };
+    let run = format!("{AS_USER} timeout 20 docker run --rm rootlessd/tiny true");
     let fault = format!(
-        "before=$(findmnt -no OPTIONS {path} | grep -o '{limit}=[^,]*' || echo {limit}=0)
+        "before=$(findmnt -no OPTIONS {path} | grep -o '{limit}=[^,]*')
          mount -o remount,{limit}={used} {path}
-         for i in $(seq 10); do
-             {AS_USER} docker run --rm rootlessd/tiny true
+         for i in $(seq 5); do
+             {run}
              {AS_USER} rootlessctl status --json | grep -q {code} && break
          done
          mount -o remount,$before {path}"
     );
-    let check = format!("{AS_USER} docker run --rm rootlessd/tiny true");
-    provoke_by_root(machine, &fault, &check, &has_reason(code))
+    provoke_by_root(machine, &fault, &run, &has_reason(code))
+}
+
+/// The same, with data of their own, on a small file system.
+fn shrunk_data(machine: &Machine, limit: &str, code: &'static str) -> Trial {
+    let path = "/home/tester/.local/share/docker";
+    let options = "size=300m,nr_inodes=50k,mode=710,uid=4242,gid=4242";
+    machine.ctl(["stop"]);
+    machine.root_sh(&format!("mount -t tmpfs -o {options} small {path}")).ok();
+    machine.ctl(["start"]);
+    containers(machine);
+    let trial = shrunk(machine, path, limit, code);
+    machine.ctl(["stop"]);
+    machine.root(["umount", path]).ok();
+    machine.ctl(["start"]);
+    machine.wait_page();
+    trial
 }
 
 /// What containers ask for names is what the machine asks, without a restart.

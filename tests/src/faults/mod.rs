@@ -183,7 +183,12 @@ fn prepared(suite: Suite, load: &Path) -> Machine {
     // There are many deaths here, and none is one too many.
     machine.configure(trial::CONFIG);
     machine.enable();
+    containers(&machine);
+    machine
+}
+
+/// Runs two containers, of which one serves the page.
+fn containers(machine: &Machine) {
     machine.serve();
     machine.user_sh("docker run -d --name other --restart always rootlessd/tiny").ok();
-    machine
 }

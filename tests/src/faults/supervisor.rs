@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     Kept, Promise, Row, Trial, ms,
-    trial::{alive, compare, is, page, provoke, timed_by_user, unit_with, zombies},
+    trial::{alive, compare, is, page, provoke, provoke_unseen, timed_by_user, unit_with, zombies},
     well_within, within,
 };
 use crate::{
@@ -55,8 +55,7 @@ pub(super) fn rows() -> Vec<Row> {
                 let fault = "systemctl --user kill -s KILL dbus.service; rootlessctl status";
                 let check = "busctl --user status org.rootlessd.Supervisor1";
                 let engine = machine.status()["mainPid"].clone();
-                let mut trial = provoke(machine, fault, check, &|_| true);
-                trial.detected = None;
+                let mut trial = provoke_unseen(machine, fault, check);
                 trial.check(machine.status()["mainPid"] == engine, || {
                     "the engine is another".into()
                 });

@@ -115,17 +115,22 @@ pub fn provoke(
     check: &str,
     is_told: &dyn Fn(&Value) -> bool,
 ) -> Trial {
-    follow(machine, &|| machine.user(timed(fault, check)), is_told)
+    follow(machine, &|| machine.user(timed(fault, check)), Some(is_told))
 }
 
-/// The same by a script of root's.
+/// The same of a fault that nobody is to be told of.
+pub fn provoke_unseen(machine: &Machine, fault: &str, check: &str) -> Trial {
+    follow(machine, &|| machine.user(timed(fault, check)), None)
+}
+
+/// The same as [`provoke`], by a script of root's.
 pub fn provoke_by_root(
     machine: &Machine,
     fault: &str,
     check: &str,
     is_told: &dyn Fn(&Value) -> bool,
 ) -> Trial {
-    follow(machine, &|| machine.root(timed(fault, check)), is_told)
+    follow(machine, &|| machine.root(timed(fault, check)), Some(is_told))
 }
 
 fn timed<'a>(fault: &'a str, check: &'a str) -> [&'a str; 6] {
@@ -135,7 +140,7 @@ fn timed<'a>(fault: &'a str, check: &'a str) -> [&'a str; 6] {
 fn follow(
     machine: &Machine,
     provoke: &dyn Fn() -> Output,
-    is_told: &dyn Fn(&Value) -> bool,
+    is_told: Option<&dyn Fn(&Value) -> bool>,
 ) -> Trial {
     // What an earlier trial did is none of this one's.
     machine.ctl(["reset-failed"]);
@@ -143,7 +148,7 @@ fn follow(
     let before = alive(machine);
     let mut watch = machine.watch();
     let (begin, recovered) = times(&provoke().ok());
-    let detected = told_after(&mut watch, begin, is_told);
+    let detected = is_told.and_then(|is_told| told_after(&mut watch, begin, is_told));
     machine.wait_state("running");
     Trial {
         detected,

@@ -7,6 +7,7 @@
 //! decided by the [machine]; the rest does it.
 
 pub mod client;
+mod config;
 mod containers;
 mod control;
 pub(crate) mod machine;
@@ -30,7 +31,7 @@ use std::{
 };
 
 use futures_util::future::{LocalBoxFuture, OptionFuture};
-use rootlessd_api::{Death, Error, ErrorKind, Part};
+use rootlessd_api::{Death, Error, Part};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot, watch},
@@ -50,14 +51,13 @@ use self::{
     port_desk::PortDesk,
     port_proxy::PortProxy,
 };
-use super::{dir::EngineDir, shim, sweep, userland_proxy};
+use super::{dir::EngineDir, shim, sweep};
 use crate::{
-    docker_config,
     plan::Plan,
     sys::{
         children::{Children, Exit},
         clock::{self, Alarm},
-        fd, files,
+        fd,
         notify::Notifications,
     },
 };
@@ -385,48 +385,4 @@ impl Init {
             std::mem::replace(last, status) != status
         });
     }
-
-    /// Write dockerd's configuration anew from the user's and ours.
-    fn write_dockerd_config(&mut self) -> Result<(), Error> {
-        let written = write_dockerd_config(&self.dir, &self.plan, None)?;
-        self.machine.live_restore = written.live_restore;
-        self.chosen_proxy = written.chosen_proxy;
-        Ok(())
-    }
-
-    fn reload(&mut self) -> Result<(), Error> {
-        // rootlessd may have changed its mind about this meanwhile.
-        if let Ok(Some(plan)) = self.dir.read_plan() {
-            self.plan.docker.live_restore = plan.docker.live_restore;
-        }
-        self.write_dockerd_config()
-    }
-}
-
-/// What dockerd's configuration came to.
-struct Written {
-    live_restore: bool,
-    chosen_proxy: Option<String>,
-}
-
-/// Write dockerd's configuration from the user's and ours. `live_restore` is for the time of a stop, and
-/// nobody's wish.
-fn write_dockerd_config(
-    dir: &EngineDir,
-    plan: &Plan,
-    live_restore: Option<bool>,
-) -> Result<Written, Error> {
-    let user = docker_config::read(&plan.docker.user_config)?;
-    let mut merged = docker_config::merge(&user, &plan.docker, live_restore)?;
-    let mut chosen_proxy = None;
-    if userland_proxy::is_wanted(&user, &plan.dockerd_flags) {
-        chosen_proxy = user.get(userland_proxy::KEY).and_then(|it| it.as_str()).map(str::to_owned);
-        merged[userland_proxy::KEY] = dir.userland_proxy().to_string_lossy().into();
-    }
-    let path = dir.dockerd_config();
-    files::replace_json(&path, &merged).map_err(|error| {
-        let text = format!("{} cannot be written: {error}", path.display());
-        Error::new(ErrorKind::Internal, text)
-    })?;
-    Ok(Written { live_restore: merged["live-restore"] == true, chosen_proxy })
 }

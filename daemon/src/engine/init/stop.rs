@@ -6,7 +6,7 @@ use futures_util::{FutureExt, future::LocalBoxFuture};
 use nix::sys::signal::Signal;
 use tokio::time::sleep;
 
-use super::{Init, write_dockerd_config};
+use super::{Init, config};
 use crate::{engine::docker, sys::children};
 
 /// How often dockerd is asked whether it has read its configuration: it tells nobody who is not
@@ -25,7 +25,7 @@ impl Init {
                 Ok(_) => {}
                 Err(error) => tracing::warn!("dockerd does not tell how it is: {error}"),
             }
-            if let Err(error) = write_dockerd_config(&dir, &plan, Some(false)) {
+            if let Err(error) = config::write(&dir, &plan, Some(false)) {
                 tracing::warn!("{error}");
                 return;
             }
