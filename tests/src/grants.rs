@@ -1,6 +1,6 @@
 //! Privileges in a bed: who asks the helper for them, who agrees, and what the machine then has.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rootlessd_api::helper::{BUS_NAME, OBJECT_PATH};
 use serde_json::Value;
@@ -321,8 +321,16 @@ impl<'a> Terminal<'a> {
     /// Leaves, as with Ctrl-C. Returns when the bus knows, which is before polkit is asked again.
     #[track_caller]
     pub fn leave(mut self) {
-        self.spawned.send("\x03");
-        self.wait("ended with ");
+        // What is typed while the agent sets its terminal up anew is thrown away (TCSAFLUSH, termios(3)).
+        let deadline = Instant::now() + SOON;
+        loop {
+            self.spawned.send("\x03");
+            let mut lines = std::iter::from_fn(|| self.spawned.next_line(Duration::from_secs(1)));
+            if lines.any(|line| line.contains("ended with ")) {
+                break;
+            }
+            assert!(Instant::now() < deadline, "the agent stays: {:?}", self.spawned.seen());
+        }
         // Not each polkit says so in its journal.
         wait_for("a bus without the agent", SOON, || {
             let there = self.machine.root_sh("busctl list --system --no-pager").ok();

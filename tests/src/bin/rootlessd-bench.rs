@@ -119,6 +119,33 @@ fn measures() -> Vec<Measure> {
             &up(&stock),
             "sleep 1; pid=$(pidof dockerd); t=$(now); kill -9 $pid; until_it_answers; since $t",
         ),
+        both(
+            "rootlesskit killed to answers",
+            Unit::Seconds,
+            &up(&ours),
+            &up(&stock),
+            "sleep 1; pid=$(pidof dockerd); t=$(now); kill -9 $(pgrep -xo rootlesskit)
+             while kill -0 $pid 2>/dev/null; do :; done; until_it_answers; since $t",
+        ),
+        both(
+            "containerd killed to docker exec",
+            Unit::Seconds,
+            &up(&ours),
+            &up(&stock),
+            "id=$(docker run -d --rm rootlessd/tiny); pid=$(pidof containerd); t=$(now); kill -9 $pid
+             while kill -0 $pid 2>/dev/null; do :; done
+             until docker exec $id true 2>/dev/null; do sleep 0.005; done; since $t
+             docker rm -f $id >/dev/null",
+        ),
+        both(
+            "containerd killed to docker run",
+            Unit::Seconds,
+            &up(&ours),
+            &up(&stock),
+            "sleep 1; pid=$(pidof containerd); t=$(now); kill -9 $pid
+             while kill -0 $pid 2>/dev/null; do :; done
+             until docker run --rm rootlessd/tiny true 2>/dev/null; do sleep 0.005; done; since $t",
+        ),
         Measure {
             name: "first client to its answer",
             unit: Unit::Seconds,
