@@ -15,7 +15,7 @@ use crate::install::project;
 pub const VERSION: &str = "9.9.9";
 
 /// What makes it another release: file, what is there, and what takes its place.
-const CHANGES: [(&str, &str, &str); 7] = [
+const CHANGES: [(&str, &str, &str); 8] = [
     ("Cargo.toml", ", \"tests\"]", "]"),
     ("Cargo.toml", "version = \"0.1.0\"", "version = \"9.9.9\""),
     (
@@ -23,7 +23,7 @@ const CHANGES: [(&str, &str, &str); 7] = [
         "[dependencies]",
         "[[bin]]\nname = \"rootlessd-changed\"\npath = \"src/main.rs\"\n\n[dependencies]",
     ),
-    ("daemon/src/engine/init/control.rs", "PROTOCOL: u32 = 3", "PROTOCOL: u32 = 4"),
+    ("daemon/src/engine/init/control.rs", "PROTOCOL: u32 = 4", "PROTOCOL: u32 = 5"),
     (
         "daemon/src/engine/init/control.rs",
         "pub struct InitStatus {",
@@ -31,6 +31,11 @@ const CHANGES: [(&str, &str, &str); 7] = [
     ),
     (
         "daemon/src/engine/init/control.rs",
+        "            protocol: PROTOCOL,",
+        "            news: 1,\n            protocol: PROTOCOL,",
+    ),
+    (
+        "daemon/src/engine/init/mod.rs",
         "            protocol: PROTOCOL,",
         "            news: 1,\n            protocol: PROTOCOL,",
     ),

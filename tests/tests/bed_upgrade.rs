@@ -61,7 +61,7 @@ fn take_over(machine: &Machine, program: &Path) {
     assert_eq!(lasting(&after), lasting(&before));
     machine.page().expect("the page, without a gap");
     assert_eq!(machine.web_pid(), container);
-    assert_eq!(protocol(machine), if is_changed { 3 } else { 4 });
+    assert_eq!(protocol(machine), if is_changed { 4 } else { 5 });
 
     machine.write("/home/tester/.config/docker/daemon.json", r#"{"labels":["taken=over"]}"#);
     machine.ctl(["reload"]);
