@@ -138,7 +138,7 @@ fn killed() {
         user.assert_clean(false);
         user.ctl("start").ok();
         // At a stop, RootlessKit ends it, which is no loss.
-        let lost = user.log("network").matches("was killed by SIGKILL").count();
+        let lost = user.log("network").matches("rootlessd_event=\"lost\"").count();
         assert_eq!(lost, blind.len());
     }
     blind.sort();

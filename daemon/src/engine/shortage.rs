@@ -19,6 +19,8 @@ pub const AGAIN: Duration = Duration::from_secs(10);
 /// With less space on a file system it counts as full: dockerd and containerd write that much when they
 /// start.
 const LEAST_BYTES: u64 = 1 << 20;
+/// The same of the runtime directory, in which are small files only.
+const LEAST_RUNTIME_BYTES: u64 = 64 << 10;
 /// With fewer inodes it counts as full.
 const LEAST_INODES: u64 = 64;
 /// Whose open files are so many percent of its limit has too many.
@@ -127,28 +129,41 @@ impl Places {
     /// Which of them are full. What cannot be seen is not.
     pub fn full(&self) -> Vec<Reason> {
         let codes = [
-            (&self.data_root, Code::DataRootFull, Code::DataRootInodes, "docker system prune"),
+            (
+                &self.data_root,
+                LEAST_BYTES,
+                Code::DataRootFull,
+                Code::DataRootInodes,
+                "docker system prune",
+            ),
             (
                 &self.runtime,
+                LEAST_RUNTIME_BYTES,
                 Code::RuntimeDirFull,
                 Code::RuntimeDirFull,
                 "remove what fills it: du -xh --max-depth=2 \"$XDG_RUNTIME_DIR\"",
             ),
         ];
-        let full = codes.into_iter().filter_map(|(path, full, inodes, remedy)| {
+        let full = codes.into_iter().filter_map(|(path, least, full, inodes, remedy)| {
             // It may still have to be made.
             let there = path.ancestors().find(|path| path.exists())?;
-            let (code, text) = lack(Room::at(there).ok()?, path, full, inodes)?;
+            let (code, text) = lack(Room::at(there).ok()?, least, path, full, inodes)?;
             Some(code.reason_with_remedy(text, remedy))
         });
         full.collect()
     }
 }
 
-fn lack(room: Room, path: &Path, full: Code, no_inodes: Code) -> Option<(Code, String)> {
+fn lack(
+    room: Room,
+    least: u64,
+    path: &Path,
+    full: Code,
+    no_inodes: Code,
+) -> Option<(Code, String)> {
     let path = path.display();
     match room {
-        Room { bytes: Some(bytes), .. } if bytes < LEAST_BYTES => {
+        Room { bytes: Some(bytes), .. } if bytes < least => {
             Some((full, format!("{path} is full: {} KiB are left", bytes / 1024)))
         }
         Room { inodes: Some(inodes), .. } if inodes < LEAST_INODES => {
@@ -217,7 +232,13 @@ mod tests {
     fn a_file_system_is_full_without_space_or_inodes() {
         let lack = |bytes, inodes| {
             let bytes = Some(bytes).filter(|&bytes| bytes != u64::MAX);
-            lack(Room { bytes, inodes }, Path::new("/d"), Code::DataRootFull, Code::DataRootInodes)
+            lack(
+                Room { bytes, inodes },
+                LEAST_BYTES,
+                Path::new("/d"),
+                Code::DataRootFull,
+                Code::DataRootInodes,
+            )
         };
         let text = "/d is full: 1023 KiB are left".to_owned();
         assert_eq!(lack(LEAST_BYTES - 1, Some(0)), Some((Code::DataRootFull, text)));
