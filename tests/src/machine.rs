@@ -6,7 +6,7 @@ use std::{
     ops::Deref,
     path::Path,
     sync::OnceLock,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use serde_json::Value;
@@ -179,7 +179,10 @@ impl Machine {
     #[track_caller]
     pub fn wait_status(&self, wanted: impl Fn(&Value) -> bool) -> Value {
         let mut watch = self.watch();
+        // Each may come in time, and never the one.
+        let deadline = Instant::now() + SOON * 4;
         while !wanted(&watch.now) {
+            assert!(Instant::now() < deadline, "not the status waited for: {}", watch.now);
             watch.next_status();
         }
         watch.now

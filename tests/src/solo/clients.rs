@@ -11,7 +11,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -36,9 +36,14 @@ impl Watch {
     #[track_caller]
     pub fn until(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
         let mut seen = vec![];
+        // Each may come in time, and never the one.
+        let deadline = Instant::now() + SOON * 4;
         while let Some(status) = self.next_status() {
             if wanted(&status) {
                 return status;
+            }
+            if Instant::now() > deadline {
+                break;
             }
             seen.push(format!("{} {}", status["state"], status["phase"]));
         }
