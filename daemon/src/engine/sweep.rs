@@ -5,10 +5,14 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    ffi::OsStr,
     fmt,
     fs::{self, Permissions},
     io,
-    os::unix::fs::PermissionsExt,
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{MetadataExt, PermissionsExt},
+    },
     path::Path,
     time::Duration,
 };
@@ -66,6 +70,9 @@ async fn end(systemd: Option<&Systemd>, dir: &EngineDir, plan: Option<&Plan>) ->
     if let Some(plan) = plan {
         remove_runtime_files(&plan.docker);
         remove_state_dir(&plan.state_dir);
+    }
+    if !rootlesskit_lives() {
+        remove_mount_points(Path::new("/tmp"));
     }
     tell(dir.path().display(), dir.remove());
     left
@@ -175,9 +182,56 @@ fn remove_state_dir(state_dir: &Path) {
     let _ = fs::remove_dir(state_dir);
 }
 
+/// What the mount points begin with that RootlessKit's child makes in `/tmp`, whatever `TMPDIR` says,
+/// and removes some milliseconds later: unless it is ended in between (`pkg/copyup/tmpfssymlink/`,
+/// `pkg/child/child.go`).
+const MOUNT_POINTS: [&str; 2] = ["rootlesskit-b", "rksys"];
+
+/// Remove such mount points that are left: what is ours and empty.
+fn remove_mount_points(tmp: &Path) {
+    let me = nix::unistd::getuid().as_raw();
+    let entries = fs::read_dir(tmp).into_iter().flatten().flatten();
+    for path in entries.filter(|entry| is_mount_point(&entry.file_name())).map(|it| it.path()) {
+        if fs::symlink_metadata(&path).is_ok_and(|it| it.is_dir() && it.uid() == me) {
+            // Something in it would not be RootlessKit's.
+            let _ = fs::remove_dir(&path);
+        }
+    }
+}
+
+fn is_mount_point(name: &OsStr) -> bool {
+    MOUNT_POINTS.iter().any(|prefix| name.as_bytes().starts_with(prefix.as_bytes()))
+}
+
+/// Whether a RootlessKit of this user lives, which then is another program's. It may need its mount
+/// point, and the kernel would remove that from under the mount in its namespace.
+fn rootlesskit_lives() -> bool {
+    let me = nix::unistd::getuid().as_raw();
+    process::all().any(|pid| {
+        Stat::of(pid).is_some_and(|stat| stat.name == "rootlesskit" && stat.state != 'Z')
+            && fs::metadata(format!("/proc/{pid}")).is_ok_and(|it| it.uid() == me)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mount_points_go_and_nothing_else() {
+        let temporary = tempfile::tempdir().unwrap();
+        let tmp = temporary.path();
+        for name in ["rootlesskit-b1", "rksys1", "rootlesskit-b2", "other", "rootlesskit123"] {
+            fs::create_dir(tmp.join(name)).unwrap();
+        }
+        fs::write(tmp.join("rootlesskit-b2/file"), "").unwrap();
+        fs::write(tmp.join("rksys-file"), "").unwrap();
+        remove_mount_points(tmp);
+        let mut left: Vec<_> =
+            fs::read_dir(tmp).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["other", "rksys-file", "rootlesskit-b2", "rootlesskit123"]);
+    }
 
     #[tokio::test(flavor = "current_thread")]
     async fn the_engines_processes_are_ended_and_no_others() {
