@@ -141,7 +141,7 @@ fn state(
     blank: &Event,
 ) -> Option<Event> {
     let from = told.state.map(|(state, _)| state);
-    if from == Some(status.state) {
+    if from == Some(status.state) || is_retry(from, status) {
         return None;
     }
     let (code, cause, action) = cause(status, why);
@@ -166,6 +166,16 @@ fn state(
     })
 }
 
+/// While something is short, a start is tried again and again: only what comes of it is news.
+fn is_retry(from: Option<State>, status: &Status) -> bool {
+    from == Some(State::Backoff) && status.state == State::Starting && shortage(status).is_some()
+}
+
+/// What the engine waits for with its start.
+fn shortage(status: &Status) -> Option<&Reason> {
+    status.reasons.iter().find(|reason| Code::passes(reason))
+}
+
 type Cause = (Option<String>, Option<String>, Option<String>);
 
 fn cause(status: &Status, why: Option<machine::Event>) -> Cause {
@@ -179,8 +189,11 @@ fn cause(status: &Status, why: Option<machine::Event>) -> Cause {
             (code, reason.map(|reason| reason.text.clone()), remedy)
         }
         (State::Backoff, _) => {
-            let cause = status.deaths.last().map(|death| death.text.clone());
-            (Some("died".to_owned()), cause, Some(again(status)))
+            let (code, cause) = match shortage(status) {
+                Some(reason) => (reason.code.clone(), Some(reason.text.clone())),
+                None => ("died".to_owned(), status.deaths.last().map(|death| death.text.clone())),
+            };
+            (Some(code), cause, Some(again(status)))
         }
         (_, Some(E::Start)) => told("start", "a start was asked for"),
         (_, Some(E::Stop)) => told("stop", "a stop was asked for"),

@@ -186,6 +186,38 @@ fn a_death_comes_before_the_state_that_it_leads_to() {
 }
 
 #[test]
+fn a_shortage_is_told_once_however_often_a_start_is_tried() {
+    let mut teller = Teller::default();
+    teller.tell(&status(State::Starting, 1), Some(E::Client));
+    let short = |state, since| Status {
+        reasons: vec![reason(Code::DataRootFull)],
+        deaths: vec![samples::death()],
+        next_attempt: Some(since + 10_000_000),
+        containers_running: None,
+        ..status(state, since)
+    };
+    let told = teller.events(&short(State::Backoff, 10), Some(E::Starved));
+    assert_eq!(told.len(), 3, "an old death, the reason, the state: {told:?}");
+    assert_eq!(told[2].code.as_deref(), Some("data-root-full"));
+    assert_eq!(told[2].cause.as_deref(), Some("because of DataRootFull"));
+    assert_eq!(told[2].action.as_deref(), Some("it is started again after 10.0 s"));
+    for since in [20, 30] {
+        assert_eq!(teller.events(&short(State::Starting, since), Some(E::DelayOver)), []);
+        assert_eq!(teller.events(&short(State::Starting, since), None), []);
+        assert_eq!(teller.events(&short(State::Backoff, since + 5), Some(E::Starved)), []);
+    }
+    teller.events(&short(State::Starting, 40), Some(E::DelayOver));
+    let told = teller.events(&status(State::Running, 45), Some(E::Healthy));
+    let kinds: Vec<_> = told.iter().map(|event| event.kind.as_str()).collect();
+    assert_eq!(kinds, ["cleared", "state"]);
+    assert_eq!((told[1].from, told[1].took), (Some(State::Backoff), Some(35)));
+    // A start that follows a death is told as ever.
+    let mut teller = Teller::default();
+    teller.tell(&status(State::Backoff, 1), None);
+    assert_eq!(teller.tell(&status(State::Starting, 2), Some(E::DelayOver)), ["state starting"]);
+}
+
+#[test]
 fn reasons_come_and_go_with_what_they_are_about() {
     let (upgrade, advice) = (reason(Code::UpgradeAvailable), reason(Code::CgroupDriverNone));
     let with = |status: Status, reasons: &[&Reason]| Status {

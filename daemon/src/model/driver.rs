@@ -158,7 +158,7 @@ impl State {
             Some(Replacing::Asking) => {
                 follow.replacing = Some(Replacing::Waiting);
                 let parts = [Part::Containerd, Part::Dockerd];
-                let event = init::Event::Replace(parts.into(), init::Why::Asked);
+                let event = init::Event::Replace(parts.into());
                 if self.tell_init(event) {
                     self.end_replacement(false);
                 }

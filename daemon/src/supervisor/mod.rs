@@ -16,7 +16,7 @@ mod status;
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::OptionFuture;
-use rootlessd_api::{Death, Error, ErrorKind, JobResult, Phase, Process, Reason, Status};
+use rootlessd_api::{Death, Error, ErrorKind, JobResult, Process, Reason, Status};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
@@ -288,7 +288,7 @@ impl Supervisor {
         let before = self.memory.machine.life();
         let effects = self.memory.machine.next(event, clock::now_boottime(), &self.policy());
         let life = self.memory.machine.life();
-        if !matches!(life, Life::Backoff | Life::Starting(Phase::Preflight)) {
+        if !matches!(life, Life::Backoff | Life::Starting(_)) {
             self.memory.shortages.clear();
         }
         if life.state() != before.state() {

@@ -12,6 +12,8 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{net::UnixStream, time::timeout};
 
+use super::http;
+
 /// More than this is no answer to any of our calls.
 const ANSWER_BYTES: usize = 1 << 20;
 /// An empty message in its frame: not compressed, no bytes.
@@ -44,14 +46,7 @@ pub async fn call(socket: &Path, method: &str, within: Duration) -> io::Result<u
             let status = body.trailers().and_then(status);
             status.ok_or_else(|| io::Error::other("an answer without a status"))
         };
-        tokio::pin!(connection);
-        tokio::select! {
-            answer = answer => answer,
-            ended = &mut connection => Err(match ended {
-                Ok(()) => io::ErrorKind::UnexpectedEof.into(),
-                Err(error) => io::Error::other(error),
-            }),
-        }
+        http::drive(connection, answer).await
     };
     timeout(within, exchange).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }

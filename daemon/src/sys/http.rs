@@ -1,6 +1,6 @@
 //! HTTP over a Unix socket, as Docker and RootlessKit speak it: a connection a request.
 
-use std::{io, path::Path, time::Duration};
+use std::{error::Error, io, path::Path, time::Duration};
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
@@ -36,16 +36,26 @@ pub async fn ask(
             let (status, body) = (response.status(), whole(response.into_body()).await?);
             Ok((status, body))
         };
-        tokio::pin!(connection);
-        tokio::select! {
-            answer = answer => answer,
-            ended = &mut connection => Err(match ended {
-                Ok(()) => io::ErrorKind::UnexpectedEof.into(),
-                Err(error) => io::Error::other(error),
-            }),
-        }
+        drive(connection, answer).await
     };
     timeout(within, exchange).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
+/// An answer, and meanwhile the connection that it comes over. The end of that is the end of both.
+pub async fn drive<T, E>(
+    connection: impl Future<Output = Result<(), E>>,
+    answer: impl Future<Output = io::Result<T>>,
+) -> io::Result<T>
+where
+    E: Into<Box<dyn Error + Send + Sync>>,
+{
+    tokio::select! {
+        answer = answer => answer,
+        ended = connection => Err(match ended {
+            Ok(()) => io::ErrorKind::UnexpectedEof.into(),
+            Err(error) => io::Error::other(error),
+        }),
+    }
 }
 
 /// A connection to a socket.

@@ -16,20 +16,14 @@ pub(super) fn rows() -> Vec<Row> {
             number: "1",
             fault: "rootlesskit killed",
             promise: within(100, 1000).anew(),
-            ours: |machine, _| {
-                let fault = signal(machine, "KILL", "rootlesskit");
-                provoke(machine, &fault, READY, &is("backoff"))
-            },
+            ours: |machine, _| namespaces_lost(machine, "rootlesskit"),
             stock: Some(|stock| stock.provoke("kill -KILL $(pgrep -xo rootlesskit)", READY)),
         },
         Row {
             number: "2",
             fault: "rootlesskit's child killed",
             promise: within(100, 1000).anew(),
-            ours: |machine, _| {
-                let fault = signal(machine, "KILL", "rootlesskit's child");
-                provoke(machine, &fault, READY, &is("backoff"))
-            },
+            ours: |machine, _| namespaces_lost(machine, "rootlesskit's child"),
             stock: Some(|stock| stock.provoke(&format!("kill -KILL {CHILD}"), READY)),
         },
         Row {
@@ -116,6 +110,11 @@ pub(super) fn rows() -> Vec<Row> {
 
 /// Docker is there again.
 const READY: &str = "docker version";
+
+/// Whoever holds the namespaces is killed, and all goes with them.
+fn namespaces_lost(machine: &Machine, victim: &str) -> Trial {
+    provoke(machine, &signal(machine, "KILL", victim), READY, &is("backoff"))
+}
 
 /// What a hanging part answers no more. It has a limit of its own, since it would wait for ever.
 const EXEC: &str = "timeout 2 docker exec web true";

@@ -164,13 +164,12 @@ impl Interface for Control {
             }
             "Replace" => {
                 let parts: BTreeSet<Part> = request.required("parts")?;
-                let why = request.optional("why")?;
                 request.end()?;
                 if !parts.iter().all(|part| matches!(part, Part::Containerd | Part::Dockerd)) {
                     return Err(ErrorReply::invalid_parameter("parts"));
                 }
                 let (reply, answer) = oneshot::channel();
-                self.ask(Request::Replace { parts, why, reply }).await?;
+                self.ask(Request::Replace { parts, reply }).await?;
                 answered(answer).await
             }
             "GetListener" => {

@@ -37,7 +37,7 @@ pub enum Event {
     /// dockerd's configuration was written anew.
     Configured,
     /// Somebody wants parts replaced under the containers.
-    Replace(BTreeSet<Part>, Why),
+    Replace(BTreeSet<Part>),
     /// Everything is to stop.
     Stop {
         /// Whether there are no containers, and dockerd stands still.
@@ -123,12 +123,10 @@ pub enum Limit {
 }
 
 /// Why a part is ended.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Why {
     /// Somebody wants it.
     Asked,
-    /// For this.
-    Said(String),
     /// It does not see what ends while its containerd is away.
     Blind,
 }
@@ -251,8 +249,8 @@ impl Machine {
             }
             // A second one is none.
             (Event::Stop { .. }, _) => Ok(()),
-            (Event::Replace(parts, why), _) => {
-                self.replace(parts, &why, done);
+            (Event::Replace(parts), _) => {
+                self.replace(parts, done);
                 Ok(())
             }
             (Event::Configured, Way::Up) => {

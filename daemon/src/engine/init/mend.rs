@@ -60,9 +60,9 @@ impl Init {
                 }
                 Effect::EndTimer(Timer::Pause) => self.pause = None,
                 Effect::EndTimer(timer) => drop(self.timers.remove(&timer)),
-                Effect::TellLost(part, Loss::Ended(why)) => self.tell_lost(ended(part, &why)),
+                Effect::TellLost(part, Loss::Ended(why)) => self.tell_lost(ended(part, why)),
                 Effect::TellLost(part, Loss::Died) => {
-                    self.tell_lost(cause.take().unwrap_or_else(|| ended(part, &Why::Asked)));
+                    self.tell_lost(cause.take().unwrap_or_else(|| ended(part, Why::Asked)));
                 }
                 Effect::TellReplaced(part) => self.tell_replaced(part),
                 Effect::AnswerWaiting => self.answer_waiting(),
@@ -220,10 +220,9 @@ pub(super) fn fault_of(death: &Death) -> Fault {
 }
 
 /// The loss of a part that was ended.
-fn ended(part: Part, why: &Why) -> Death {
+fn ended(part: Part, why: Why) -> Death {
     let why = match why {
         Why::Asked => "to be replaced, as was asked",
-        Why::Said(why) => why,
         Why::Blind => "since it does not see what happens while containerd is away",
     };
     shim::death(part, None, format!("{part} was ended {why}"), vec![])

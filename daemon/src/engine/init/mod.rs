@@ -45,7 +45,7 @@ pub use port_table::Way;
 
 use self::{
     control::Control,
-    machine::{Machine, Timer, Why},
+    machine::{Machine, Timer},
     part_probe::{Attention, PartProbe},
     parts::Running,
     port_desk::PortDesk,
@@ -78,8 +78,6 @@ pub enum Request {
     Replace {
         /// containerd, dockerd or both.
         parts: BTreeSet<Part>,
-        /// Why, if that is not just somebody's wish.
-        why: Option<String>,
         /// Where the answer goes.
         reply: oneshot::Sender<Result<(), Error>>,
     },
@@ -330,10 +328,9 @@ impl Init {
                 }
                 self.take(machine::Event::Configured, None).await
             }
-            Request::Replace { parts, why, reply } => {
+            Request::Replace { parts, reply } => {
                 self.waiting.push(reply);
-                let why = why.map_or(Why::Asked, Why::Said);
-                self.take(machine::Event::Replace(parts, why), None).await
+                self.take(machine::Event::Replace(parts), None).await
             }
             Request::Hung { part, pid, why } => {
                 let is_it = |it: &Running| it.pid().unsigned_abs() == pid;

@@ -170,15 +170,14 @@ impl Machine {
     }
 
     /// Replace parts because somebody wants it; those that are being replaced already will do.
-    pub(super) fn replace(&mut self, parts: BTreeSet<Part>, why: &Why, done: &mut Vec<Effect>) {
+    pub(super) fn replace(&mut self, parts: BTreeSet<Part>, done: &mut Vec<Effect>) {
         if self.stage != Stage::Ready {
             done.push(Effect::Refuse(Refusal::NotUp));
         } else if parts.contains(&Part::Dockerd) && !self.live_restore {
             done.push(Effect::Refuse(Refusal::KeepsNothing));
         } else {
             let there = parts.into_iter().filter(|part| !self.lost.contains(part));
-            let ending: Vec<_> = there.map(|part| (part, why.clone())).collect();
-            self.ending.extend(ending);
+            self.ending.extend(there.map(|part| (part, Why::Asked)));
             if self.is_whole() {
                 done.push(Effect::AnswerWaiting);
             }

@@ -26,7 +26,7 @@ const STARVED: F = F::Time(Timer::Pause, Limit::Pause(crate::engine::shortage::A
 const NO_PAUSE: F = F::EndTimer(Timer::Pause);
 
 fn replace(parts: &[Part]) -> E {
-    E::Replace(BTreeSet::from_iter(parts.iter().copied()), Why::Asked)
+    E::Replace(BTreeSet::from_iter(parts.iter().copied()))
 }
 
 fn hung(part: Part) -> E {
