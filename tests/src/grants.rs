@@ -6,7 +6,8 @@ use rootlessd_api::helper::{BUS_NAME, OBJECT_PATH};
 use serde_json::Value;
 
 use crate::{
-    bed::{IMAGE, Output, Spawned, wait_for},
+    bed::IMAGE,
+    command::{Output, Spawned, wait_for},
     machine::{Machine, SOON, word},
 };
 

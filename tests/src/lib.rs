@@ -5,6 +5,7 @@ pub mod attacks;
 pub mod bed;
 pub mod bus;
 pub mod changed;
+pub mod command;
 pub mod engine;
 pub mod faults;
 pub mod front;

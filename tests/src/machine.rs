@@ -14,7 +14,8 @@ use tempfile::TempDir;
 
 pub use crate::rounds;
 use crate::{
-    bed::{Bed, IMAGE, Output, Spawned, Suite, wait_for},
+    bed::{Bed, IMAGE, Suite},
+    command::{Output, Spawned, wait_for},
     install,
 };
 

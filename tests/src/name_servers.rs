@@ -1,7 +1,7 @@
 //! Two name servers in a bed, by whose answers one sees which of them is asked.
 
 use crate::{
-    bed::Spawned,
+    command::Spawned,
     machine::{Machine, SOON},
 };
 

@@ -41,7 +41,7 @@ pub use self::{
 pub use crate::rounds;
 use crate::{
     apart::outer_pid,
-    bed::{Output, Spawned, wait_for},
+    command::{Output, Spawned, wait_for},
     install,
 };
 

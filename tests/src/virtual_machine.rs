@@ -7,7 +7,8 @@ use rootlessd_api::helper::{BUS_NAME, OBJECT_PATH};
 use serde_json::Value;
 
 use crate::{
-    bed::{IMAGE, Output, wait_for},
+    bed::IMAGE,
+    command::{Output, wait_for},
     machine::Machine,
 };
 

@@ -7,7 +7,8 @@ use rootlessd_tests::{
         client::METHODS,
         target::{AT_ONCE, LEDGER, MALLORY, Rule, Target},
     },
-    bed::{Spawned, Suite, wait_for},
+    bed::Suite,
+    command::{Spawned, wait_for},
     install::project,
     machine::{SOON, on_both},
 };

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use rootlessd_tests::{
     attacks::target::{MALLORY, Rule, Target},
-    bed::{Suite, wait_for},
+    bed::Suite,
+    command::wait_for,
     machine::SOON,
 };
 

@@ -70,7 +70,7 @@ trait Refused {
     fn ok_or_disconnected(self);
 }
 
-impl Refused for rootlessd_tests::bed::Output {
+impl Refused for rootlessd_tests::command::Output {
     fn ok_or_disconnected(self) {
         let refused = self.stdout.starts_with("failed: ") || self.stdout.contains("Error");
         assert!(refused && !self.stdout.starts_with("ok"), "{self}");
@@ -104,7 +104,7 @@ fn attack_27_ten_thousand_calls_a_second_hold_nobody_up() {
         assert!(number("max") < 1_500_000 && !other.contains("AccessDenied"), "{other}");
     }
     // It is one's own calls that are refused, and soon they are heard again.
-    rootlessd_tests::bed::wait_for("a second", SOON, || {
+    rootlessd_tests::command::wait_for("a second", SOON, || {
         (target.answer(["ListGrants", ""]) == "ok").then_some(())
     });
     assert_eq!(target.ledger().len(), ids.len());
@@ -153,7 +153,7 @@ fn attack_28_systemd_is_not_kept_from_its_work_by_reloads() {
     // What was refused was not done by half.
     for entry in target.ledger() {
         let id = entry["id"].as_str().expect("an id");
-        rootlessd_tests::bed::wait_for("the limit to pass", Duration::from_secs(20), || {
+        rootlessd_tests::command::wait_for("the limit to pass", Duration::from_secs(20), || {
             (target.answer(["Revoke", "s", id]) == "ok").then_some(())
         });
     }
@@ -213,7 +213,7 @@ fn attack_29_whatever_it_is_called_with_the_helper_answers() {
         // Whatever came of it can be undone.
         for entry in target.ledger() {
             let id = entry["id"].as_str().expect("an id");
-            rootlessd_tests::bed::wait_for("the limits to pass", SOON, || {
+            rootlessd_tests::command::wait_for("the limits to pass", SOON, || {
                 (target.answer(["Revoke", "s", id]) == "ok").then_some(())
             });
         }

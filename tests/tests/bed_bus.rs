@@ -3,7 +3,8 @@
 use std::{collections::BTreeSet, fs, time::Duration};
 
 use rootlessd_tests::{
-    bed::{Spawned, Suite, wait_for},
+    bed::Suite,
+    command::{Spawned, wait_for},
     install,
     machine::{Machine, RUNTIME, SOON, on_both, word},
 };

@@ -1,7 +1,7 @@
 //! What Docker's clients see of an engine that comes and goes: an answer, in every state.
 
 use rootlessd_tests::{
-    bed::Spawned,
+    command::Spawned,
     machine::{Machine, SOON, on_both, pids, rounds, victims, word},
 };
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rootlessd_tests::{
-    bed::wait_for,
+    command::wait_for,
     machine::{Machine, on_both},
 };
 

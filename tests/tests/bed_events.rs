@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use rootlessd_tests::{
-    bed::{Suite, wait_for},
+    bed::Suite,
+    command::wait_for,
     machine::{Machine, SOON, pids, victims, word},
 };
 use serde_json::Value;

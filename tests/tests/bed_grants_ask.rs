@@ -9,7 +9,8 @@
 use std::time::{Duration, Instant};
 
 use rootlessd_tests::{
-    bed::{Spawned, Suite},
+    bed::Suite,
+    command::Spawned,
     grants::{ADMINISTRATOR, Caller, Terminal},
     machine::{Machine, SOON, on_both, word},
 };

@@ -2,7 +2,8 @@
 //! terminal, and a container has port 80 until the user gives it back.
 
 use rootlessd_tests::{
-    bed::{IMAGE, Spawned, wait_for},
+    bed::IMAGE,
+    command::{Spawned, wait_for},
     machine::{Machine, SOON, on_both},
 };
 

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use rootlessd_tests::{
-    bed::{IMAGE, Suite, wait_for},
+    bed::{IMAGE, Suite},
+    command::wait_for,
     machine::{Machine, PAGE, SOON, pids, rounds},
 };
 

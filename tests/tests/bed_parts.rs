@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use rootlessd_tests::{
-    bed::{Spawned, Suite},
+    bed::Suite,
+    command::Spawned,
     machine::{Machine, PAGE, SOON, on_both, pids, rounds, victims, word},
 };
 use serde_json::Value;

@@ -1,7 +1,8 @@
 //! The runtime directory is emptied under a rootlessd of systemd's.
 
 use rootlessd_tests::{
-    bed::{Suite, wait_for},
+    bed::Suite,
+    command::wait_for,
     machine::{Machine, RUNTIME, SOON, on_both, pids},
 };
 

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use rootlessd_tests::{
-    bed::{Spawned, Suite, wait_for},
+    bed::Suite,
+    command::{Spawned, wait_for},
     machine::{Machine, SOON, pids, victims},
 };
 

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use rootlessd_tests::{
-    bed::{IMAGE, wait_for},
+    bed::IMAGE,
+    command::wait_for,
     machine::{Machine, SOON, on_both, rounds, word},
 };
 

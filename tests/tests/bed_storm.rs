@@ -6,7 +6,8 @@ use std::{collections::BTreeMap, thread::sleep, time::Duration};
 
 use rootlessd_tests::{
     attacks::random::Random,
-    bed::{Spawned, Suite},
+    bed::Suite,
+    command::Spawned,
     faults::{Containers, alive, compare},
     machine::{Machine, RUNTIME, pids, rounds, word},
 };
@@ -90,7 +91,7 @@ impl Storm {
     fn settle(&self, before: &BTreeMap<String, String>) -> Containers {
         self.machine.wait_known();
         let mut now = Containers::default();
-        rootlessd_tests::bed::wait_for("all containers run", Duration::from_secs(60), || {
+        rootlessd_tests::command::wait_for("all containers run", Duration::from_secs(60), || {
             now = compare(before, &alive(&self.machine));
             (now.lost == 0).then_some(())
         });

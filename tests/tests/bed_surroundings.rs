@@ -2,7 +2,8 @@
 //! for names is what the machine asks, and nothing is started anew but what does not see it.
 
 use rootlessd_tests::{
-    bed::{Suite, wait_for},
+    bed::Suite,
+    command::wait_for,
     machine::{Machine, SOON, pids, word},
     name_servers,
 };

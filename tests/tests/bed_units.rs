@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use rootlessd_api::helper::{Action, BUS_NAME, OBJECT_PATH};
 use rootlessd_tests::{
-    bed::{IMAGE, wait_for},
+    bed::IMAGE,
+    command::wait_for,
     machine::{Machine, PAGE, SOON, on_both, word},
 };
 

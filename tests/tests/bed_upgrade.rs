@@ -4,8 +4,9 @@
 use std::path::Path;
 
 use rootlessd_tests::{
-    bed::wait_for,
-    changed, install,
+    changed,
+    command::wait_for,
+    install,
     machine::{Machine, SOON, lasting, on_both, pids, word},
 };
 use serde_json::Value;

@@ -14,7 +14,7 @@ use std::{
 
 use nix::sys::signal::Signal;
 use rootlessd_tests::{
-    bed::wait_for,
+    command::wait_for,
     rounds,
     solo::{IMAGE, Process, SOON, User, get, signal, text, wait_gone},
 };

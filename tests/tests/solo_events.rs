@@ -12,7 +12,7 @@ use std::{
 use nix::sys::signal::Signal;
 use rootlessd::events::history::FILE_BYTES;
 use rootlessd_tests::{
-    bed::{Spawned, wait_for},
+    command::{Spawned, wait_for},
     solo::{Process, SOON, User, mount_tmpfs, rounds, signal, text, wait_gone},
 };
 use serde_json::Value;

@@ -14,7 +14,7 @@ use nix::{
     sys::signal::Signal,
 };
 use rootlessd_tests::{
-    bed::wait_for,
+    command::wait_for,
     solo::{SOON, User, exists, mount_tmpfs, page, signal, text, wait_gone},
 };
 use serde_json::json;

@@ -9,7 +9,7 @@ use std::{
 
 use nix::sys::signal::Signal;
 use rootlessd_tests::{
-    bed::wait_for,
+    command::wait_for,
     solo::{SOON, User, page, rounds, signal, wait_gone},
 };
 use serde_json::Value;

@@ -13,7 +13,7 @@ use nix::{
     sys::signal::Signal,
 };
 use rootlessd_tests::{
-    bed::wait_for,
+    command::wait_for,
     solo::{SOON, User, exists, page, signal, text, wait_gone},
 };
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use rootlessd_tests::{
-    bed::wait_for,
+    command::wait_for,
     raw::{RawClient, call, method},
     run,
     solo::{Process, SOON, User, get, text},

@@ -17,7 +17,7 @@ use nix::{
     sys::signal::Signal,
 };
 use rootlessd_tests::{
-    bed::wait_for,
+    command::wait_for,
     solo::{Process, SOON, User, enter, page, rounds, signal, wait_gone},
 };
 use serde_json::Value;

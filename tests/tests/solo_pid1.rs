@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::Signal;
 use rootlessd_tests::{
-    bed::wait_for,
+    command::wait_for,
     solo::{Process, SOON, User, signal, wait_gone},
 };
 

@@ -12,7 +12,7 @@ use std::{
 
 use nix::sys::signal::Signal;
 use rootlessd_tests::{
-    bed::wait_for,
+    command::wait_for,
     solo::{SOON, User, enter, signal, text, wait_gone},
 };
 use serde_json::Value;

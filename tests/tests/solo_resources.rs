@@ -16,7 +16,7 @@ use std::{
 use nix::sys::signal::Signal;
 use rootlessd::engine::shortage;
 use rootlessd_tests::{
-    bed::wait_for,
+    command::wait_for,
     solo::{SOON, User, enter, mount_tmpfs, page, signal},
 };
 use serde_json::Value;

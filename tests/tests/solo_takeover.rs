@@ -9,7 +9,7 @@ use std::{
 
 use nix::sys::signal::Signal;
 use rootlessd_tests::{
-    bed::wait_for,
+    command::wait_for,
     solo::{Knocker, SOON, User, listening_inode, page, rounds, signal, wait_gone},
 };
 use serde_json::json;

@@ -1,7 +1,7 @@
 //! Privileged ports by BPF, with the distribution's own kernel; and how tight the helper is there.
 
 use rootlessd_tests::{
-    bed::wait_for,
+    command::wait_for,
     virtual_machine::{SOON, Vm},
 };
 use serde_json::json;

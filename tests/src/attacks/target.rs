@@ -14,7 +14,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    bed::{Output, Spawned, Suite, wait_for},
+    bed::Suite,
+    command::{Output, Spawned, wait_for},
     machine::{Machine, SOON},
 };
 

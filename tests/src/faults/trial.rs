@@ -8,7 +8,8 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    bed::{Bed, IMAGE, Output, Suite},
+    bed::{Bed, IMAGE, Suite},
+    command::Output,
     machine::{Machine, PAGE, SOON, Watch, victims, word},
 };
 

@@ -17,7 +17,7 @@ use std::{
 use serde_json::Value;
 
 use super::SOON;
-use crate::bed::{Output, Spawned};
+use crate::command::{Output, Spawned};
 
 /// The status as it changes.
 #[derive(Debug)]

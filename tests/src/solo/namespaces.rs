@@ -15,7 +15,7 @@ use nix::{
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::{apart::Apart, bed::Output, install};
+use crate::{apart::Apart, command::Output, install};
 
 /// Where the users' homes are. Not below `/run`, which RootlessKit copies, nor `/home`, where the
 /// project may lie.

@@ -8,7 +8,7 @@ use nix::{
 };
 
 use super::SOON;
-use crate::bed::wait_for;
+use crate::command::wait_for;
 
 /// A process as `/proc` shows it.
 #[derive(Clone, Debug)]

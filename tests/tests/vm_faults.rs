@@ -1,0 +1,119 @@
+//! Rows 9 and 16 of the fault matrix, which want a kernel of their own: parts that the kernel kills for memory, and leaps
+//! of the clock.
+
+use rootlessd_tests::{
+    command::wait_for,
+    machine::{victims, word},
+    virtual_machine::{SOON, Vm},
+};
+use serde_json::Value;
+
+const PORT: u16 = 8080;
+
+/// One that serves a page; the pid of its first process.
+fn web(vm: &Vm) -> String {
+    vm.docker_run("-d --name web -p 8080:80 --restart unless-stopped rootlessd/tiny").ok();
+    vm.wait_page_on(PORT);
+    vm.web_pid()
+}
+
+/// Waits until the history has such an event.
+#[track_caller]
+fn event(vm: &Vm, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    wait_for(what, SOON, || {
+        let events = vm.ctl(["events", "--json", "-n", "all"]);
+        let mut events = events.lines().map(|line| serde_json::from_str(line).expect("JSON"));
+        events.find(|event| wanted(event))
+    })
+}
+
+fn wait_running(vm: &Vm) {
+    wait_for("the engine runs", SOON, || (vm.state() == "running").then_some(()));
+}
+
+#[test]
+#[ignore = "needs the virtual machine: make test-vm"]
+fn row_9_a_part_is_killed_for_memory() {
+    let vm = Vm::running();
+    let web = web(&vm);
+    // The user's systemd gives the engine's cgroup the controller, with the first limit.
+    let limit = ["systemctl", "--user", "set-property", "--runtime", "rootlessd-engine.scope"];
+    vm.user(limit.iter().chain(&["MemoryMax=1G"])).ok();
+    for part in ["dockerd", "containerd"] {
+        let pid = &victims(&vm.status())[part];
+        // Something takes all that there is. The part is the first to go, and that the second.
+        let script = "cd /sys/fs/cgroup$(sed -n s/^0:://p /proc/$0/cgroup)
+            echo 1000 >/proc/$0/oom_score_adj
+            echo $(($(cat memory.current) + (64 << 20))) >memory.max
+            sh -c 'echo $$ >cgroup.procs; echo 500 >/proc/$$/oom_score_adj; exec tail /dev/zero'
+            echo max >memory.max
+            cat memory.events";
+        eprintln!("{}", vm.root(["sh", "-c", script, pid]).ok());
+        let text = format!("{part} was killed by SIGKILL, by the kernel for memory (oom)");
+        event(&vm, &text, |event| event["text"] == text);
+        event(&vm, &format!("{part} is replaced"), |event| {
+            event["kind"] == "replaced" && event["part"] == part
+        });
+        wait_running(&vm);
+        assert_ne!(&victims(&vm.status())[part], pid);
+        assert_eq!(vm.web_pid(), web);
+        vm.wait_page_on(PORT);
+    }
+    assert_eq!(vm.status()["deaths"], Value::Array(vec![]));
+}
+
+#[test]
+#[ignore = "needs the virtual machine: make test-vm"]
+fn row_16_the_clock_leaps() {
+    let vm = Vm::boot();
+    vm.configure("[engine.restart]\ndelay = \"40s\"\nmax_delay = \"40s\"\n");
+    vm.enable();
+    vm.user(["docker", "load", "-qi", rootlessd_tests::bed::IMAGE]).ok();
+    let web = web(&vm);
+    let set = |seconds: i64| {
+        vm.root(["sh", "-c", "date -s @$(($(date +%s) + $0))", &seconds.to_string()]).ok();
+    };
+    // While it runs, that is told, and nothing else happens.
+    for (seconds, words) in [(3600, "set forward by"), (-7200, "set back by")] {
+        let before = victims(&vm.status());
+        set(seconds);
+        let told =
+            event(&vm, words, |event| event["text"].as_str().is_some_and(|it| it.contains(words)));
+        eprintln!("{}", told["text"]);
+        assert_eq!((word(&told["kind"]).as_str(), word(&told["part"])), ("changed", "host".into()));
+        wait_running(&vm);
+        assert_eq!(victims(&vm.status()), before);
+        assert_eq!(vm.web_pid(), web);
+        vm.wait_page_on(PORT);
+    }
+    assert_eq!(vm.status()["deaths"], Value::Array(vec![]));
+
+    // A back-off lasts as long as it was to, whatever the clock says.
+    for seconds in [3600, -7200] {
+        vm.kill(&victims(&vm.status())["rootlesskit"]);
+        wait_for("a back-off", SOON, || (vm.state() == "backoff").then_some(()));
+        set(seconds);
+        wait_running(&vm);
+        let lasted = last_backoff(&vm);
+        eprintln!("a back-off of 40 s, and the clock set by {seconds} s: {lasted} s");
+        assert!((39..60).contains(&lasted), "{lasted} s");
+        vm.wait_page_on(PORT);
+    }
+}
+
+/// How long the last back-off lasted, in whole s of a clock that nobody sets: journald notes that, too.
+fn last_backoff(vm: &Vm) -> u64 {
+    let fields = ["journalctl", "--user", "-o", "json", "ROOTLESSD_EVENT=state"];
+    let lines = vm.user(fields).ok();
+    let mut begin = None;
+    let mut lasted = None;
+    for line in lines.lines() {
+        let line: Value = serde_json::from_str(line).expect("JSON");
+        let at: u64 = word(&line["__MONOTONIC_TIMESTAMP"]).parse().expect("µs");
+        match word(&line["ROOTLESSD_STATE"]).as_str() {
+            "backoff" => begin = Some(at),
+            _ => lasted = begin.take().map(|begin| (at - begin) / 1_000_000).or(lasted),
+        }
+    }
+    lasted.expect("a back-off that is over")
+}
