@@ -38,6 +38,7 @@ use crate::{
     lock,
     logging::{self, LogArgs},
     place::{self, Place},
+    preflight::Known,
     readiness,
     signals::Signals,
     sockets::{self, Sockets},
@@ -197,6 +198,7 @@ async fn supervise(here: Here) -> io::Result<bool> {
         listener: sockets.docker.listener.try_clone()?.into(),
         log,
         events: event,
+        known: Known::default(),
     };
     let links = Links {
         mailbox,

@@ -172,8 +172,8 @@ impl Machine {
         let rules: String = actions.iter().map(rule).collect();
         let rules = format!("polkit.addRule(function (action, subject) {{\n{rules}}});\n");
         // Whoever waits for polkit to notice by itself waits for no event.
-        let script =
-            "printf %s \"$0\" >/etc/polkit-1/rules.d/10-test.rules && systemctl restart polkit";
+        let script = "printf %s \"$0\" >/etc/polkit-1/rules.d/10-test.rules
+             systemctl reset-failed polkit && systemctl restart polkit";
         self.root(["sh", "-c", script, &rules]).ok();
     }
 

@@ -5,6 +5,7 @@ mod data_root;
 mod environment;
 mod idmap;
 mod kernel;
+mod known;
 mod mounts;
 mod packages;
 mod probe;
@@ -30,6 +31,7 @@ use crate::{
 };
 use environment::engine_environment;
 use kernel::Cgroups;
+pub use known::Known;
 use packages::Family;
 use programs::{Finder, Programs, SearchPath};
 use version::{Version, version_in};
@@ -39,7 +41,8 @@ const OLDEST_ROOTLESSKIT: Version = Version(0, 14);
 
 /// Looks at the machine and makes the plan of an engine. Changes nothing.
 ///
-/// `systemd`: whether the engine runs in a scope of the user's systemd.
+/// `systemd`: whether the engine runs in a scope of the user's systemd. `known`: what the programs said the
+/// last times.
 ///
 /// The plan has in [`Plan::reasons`] what does not prevent a start.
 pub async fn prepare(
@@ -47,10 +50,12 @@ pub async fn prepare(
     environment: &Environment,
     loaded: &Loaded,
     systemd: bool,
+    known: &Known,
 ) -> Result<Plan, Unfit> {
     let mut findings = Findings::default();
     findings.extend(loaded.reasons.clone());
-    let inspection = Inspection { dirs, environment, loaded, family: Family::of(dirs), systemd };
+    let inspection =
+        Inspection { dirs, environment, loaded, family: Family::of(dirs), systemd, known };
     let plan = inspection.run(&mut findings).await;
     // What is missing may only be what could not be seen, so this comes first.
     if !findings.unknown.is_empty() {
@@ -83,6 +88,7 @@ struct Inspection<'a> {
     loaded: &'a Loaded,
     family: Family,
     systemd: bool,
+    known: &'a Known,
 }
 
 /// What the programs say about themselves.
@@ -128,7 +134,7 @@ impl Inspection<'_> {
         };
         let answers = async {
             match &programs {
-                Some(programs) => Some(ask(programs, &engine).await),
+                Some(programs) => Some(ask(programs, &engine, self.known).await),
                 None => None,
             }
         };
@@ -307,8 +313,8 @@ impl Inspection<'_> {
 }
 
 /// Asks all programs at once: dockerd alone takes as long as all the rest.
-async fn ask(programs: &Programs, engine: &BTreeMap<String, String>) -> Answers {
-    let ask = async |program: &Path, argument| probe::ask(program, &[argument], engine).await;
+async fn ask(programs: &Programs, engine: &BTreeMap<String, String>, known: &Known) -> Answers {
+    let ask = async |program: &Path, argument| known.ask(program, argument, engine).await;
     let slirp4netns = async {
         match &programs.tools.slirp4netns {
             Some(path) => ask(path, "--help").await,

@@ -9,7 +9,7 @@ const CONFIG: &str = "/home/alice/.config/rootlessd/config.toml";
 async fn prepare_on(machine: &Machine, systemd: bool) -> Result<Plan, Unfit> {
     let (dirs, environment) = (machine.dirs(), machine.environment());
     let loaded = config::load(&dirs, &environment).expect("a configuration");
-    prepare(&dirs, &environment, &loaded, systemd).await
+    prepare(&dirs, &environment, &loaded, systemd, &Known::default()).await
 }
 
 async fn plan_on(machine: &Machine) -> Plan {

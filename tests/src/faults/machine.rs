@@ -1,12 +1,10 @@
 //! The machine is not as it should be, or becomes another: rows 9 to 11, 15, 16, 20, 27 and 28.
 
-use serde_json::Value;
-
 use super::{
     Kept, Promise, Row, Trial, containers, ms,
     trial::{
-        AS_USER, alive, compare, has_reason, page, provoke, provoke_by_root, reason, settled,
-        zombies,
+        AS_USER, again, alive, compare, has_reason, page, provoke, provoke_by_root, reason,
+        settled, zombies,
     },
     within,
 };
@@ -124,13 +122,9 @@ fn other_name_server(machine: &Machine) -> Trial {
     let _servers = name_servers::serve(machine);
     let ask = "docker exec web timeout 1 nslookup -type=a world.example";
     let check = format!("{AS_USER} {ask} | grep -q 192.0.2.2");
-    let changes = |status: &Value| {
-        let incidents = status["incidents"].as_array();
-        incidents.into_iter().flatten().filter(|it| it["kind"] == "changed").count()
-    };
-    let before = changes(&machine.status());
     let fault = "echo nameserver 198.51.100.2 >/etc/resolv.conf";
-    let trial = provoke_by_root(machine, fault, &check, &|status| changes(status) > before);
+    let is_told = again(machine, "changed", "network");
+    let trial = provoke_by_root(machine, fault, &check, &is_told);
     machine.root_sh("echo nameserver 198.51.100.1 >/etc/resolv.conf").ok();
     trial
 }

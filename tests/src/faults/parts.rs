@@ -2,7 +2,7 @@
 
 use super::{
     Row, Stock, Trial,
-    trial::{CONFIG, is, lost_again, page, provoke, provoke_by_root, reason, signal, told},
+    trial::{CONFIG, again, is, page, provoke, provoke_by_root, reason, signal, told},
     within,
 };
 use crate::machine::{Machine, SOON, pids, word};
@@ -124,12 +124,12 @@ const CHILD: &str =
     "$(pgrep -xP $(pgrep -xo rootlesskit) exe || pgrep -xP $(pgrep -xo rootlesskit) rootlesskit)";
 
 fn killed(machine: &Machine, part: &'static str, check: &str) -> Trial {
-    let lost = lost_again(machine, part);
+    let lost = again(machine, "lost", part);
     provoke(machine, &signal(machine, "KILL", part), check, &lost)
 }
 
 fn hangs(machine: &Machine, part: &'static str) -> Trial {
-    let lost = lost_again(machine, part);
+    let lost = again(machine, "lost", part);
     provoke(machine, &signal(machine, "STOP", part), EXEC, &lost)
 }
 
@@ -152,7 +152,7 @@ fn network(machine: &Machine, signal: &str) -> Trial {
         machine,
         &format!("kill -{signal} {pid}"),
         &check,
-        &lost_again(machine, "network"),
+        &again(machine, "lost", "network"),
     )
 }
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::{
     bed::{Bed, IMAGE, Suite},
     command::Output,
-    machine::{Machine, PAGE, SOON, Watch, victims, word},
+    machine::{Machine, PAGE, RUNTIME, SOON, Watch, victims, word},
 };
 
 /// rootlessd's configuration for most rows.
@@ -220,16 +220,18 @@ pub fn reason<'a>(status: &'a Value, code: &str) -> Option<&'a Value> {
     status["reasons"].as_array()?.iter().find(|reason| reason["code"] == code)
 }
 
-/// A status that tells that a part was lost more often than it was before.
-pub fn lost_again(machine: &Machine, part: &'static str) -> impl Fn(&Value) -> bool {
-    let count = move |status: &Value| {
-        let incidents = status["incidents"].as_array();
-        let lost =
-            incidents.into_iter().flatten().filter(|it| it["kind"] == "lost" && it["part"] == part);
-        lost.map(|it| it["at"].as_u64()).max().flatten()
+/// A status that tells that something happened to a part once more than it had. What was told before may be forgotten
+/// meanwhile.
+pub fn again(machine: &Machine, kind: &'static str, part: &'static str) -> impl Fn(&Value) -> bool {
+    let last = move |status: &Value| {
+        let incidents = status["incidents"].as_array().into_iter().flatten();
+        incidents
+            .filter(|it| it["kind"] == kind && it["part"] == part)
+            .map(|it| it["at"].as_u64())
+            .max()
     };
-    let before = count(&machine.status());
-    move |status| count(status) > before
+    let before = last(&machine.status());
+    move |status| last(status) > before
 }
 
 /// Dead processes that nobody asked for, but for a test's own commands, whose parent is outside; and but for the
@@ -296,9 +298,13 @@ impl Stock {
         let works = format!("timeout 5 docker exec web true && {}", page());
         if !self.0.user_sh(&works).status.success() {
             self.0.root_sh("pidof slirp4netns dockerd containerd | xargs -r kill -CONT; true").ok();
-            self.0
-                .user_sh("systemctl --user reset-failed docker; systemctl --user restart docker")
-                .ok();
+            // What it stumbles over for ever stays until somebody removes it.
+            let anew = format!(
+                "systemctl --user stop docker; systemctl --user reset-failed docker
+                 rm -f {RUNTIME}/docker.pid {RUNTIME}/docker/containerd/containerd.pid
+                 systemctl --user start docker"
+            );
+            self.0.user_sh(&anew).ok();
             let wait = "until docker exec web true && docker exec other true; do sleep 0.1; done 2>/dev/null";
             self.0.user(["timeout", "60", "sh", "-c", wait]).ok();
         }

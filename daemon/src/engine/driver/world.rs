@@ -28,7 +28,7 @@ use crate::{
     helper::Helper,
     logging::LogArgs,
     plan::Plan,
-    preflight::{self, Unfit},
+    preflight::{self, Known, Unfit},
     reasons::Code,
     sys::{children::Exit, oom::Oom, process::Process},
     systemd::Systemd,
@@ -55,6 +55,8 @@ pub struct World {
     pub log: LogArgs,
     /// Where events go.
     pub events: mpsc::Sender<Event>,
+    /// What the engine's programs have said about themselves.
+    pub known: Known,
 }
 
 /// Why there is no engine after a launch.
@@ -106,7 +108,7 @@ impl World {
         Failure::of_remains(self.clean().await).map_or(Ok(()), Err)?;
         let loaded = self.read_config().await.map_err(|reason| Failure::Refused(vec![reason]))?;
         let systemd = self.systemd.is_some();
-        let plan = preflight::prepare(&self.dirs, &self.environment, &loaded, systemd)
+        let plan = preflight::prepare(&self.dirs, &self.environment, &loaded, systemd, &self.known)
             .await
             .map_err(Failure::of_preflight)?;
         self.tell(Event::Phase(Phase::Namespaces)).await;
