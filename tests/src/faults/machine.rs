@@ -1,4 +1,5 @@
-//! The machine is not as it should be, or becomes another: rows 9 to 11, 15, 16, 20, 27 and 28.
+//! The machine is not as it should be, or becomes another: rows 10, 11, 15, 20, 27 and 28. Rows 9 and 16 want a kernel of
+//! their own, and are in `vm_faults`.
 
 use super::{
     Kept, Promise, Row, Trial, containers, ms,
