@@ -300,7 +300,7 @@ impl Default for RestartConfig {
         Self {
             limit: 5,
             window: Duration::from_secs(60),
-            delay: Duration::from_millis(100),
+            delay: Duration::from_millis(50),
             max_delay: Duration::from_secs(30),
         }
     }
