@@ -14,7 +14,7 @@ use crate::{
     },
     logging, pid1, run,
 };
-use rootlessd_api::Part;
+use rootlessd_api::{ErrorKind, Part};
 
 /// Supervises one user's rootless Docker.
 ///
@@ -60,6 +60,10 @@ enum PartOfEngine {
     Exec(ExecArgs),
 }
 
+/// The exit status of who cannot run before somebody has changed something (`EX_CONFIG` of sysexits.h): its unit does
+/// not start it again.
+pub const NOT_TO_BE_RETRIED: u8 = 78;
+
 /// Run what the command line says.
 pub fn main(cli: Cli) -> ExitCode {
     match cli.part {
@@ -83,7 +87,10 @@ pub fn main(cli: Cli) -> ExitCode {
             Ok(run::Prepared::Here(here)) => block_on(run::run(*here)),
             Err(error) => {
                 eprintln!("rootlessd: {error}");
-                ExitCode::FAILURE
+                match error.kind {
+                    ErrorKind::Internal => ExitCode::FAILURE,
+                    _ => ExitCode::from(NOT_TO_BE_RETRIED),
+                }
             }
         },
     }

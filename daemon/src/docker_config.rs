@@ -15,6 +15,9 @@ use serde_json::{Map, Value, json};
 
 use crate::{config::read_small, dirs::Dirs, plan::DockerPlan, reasons::Code};
 
+/// Whether containers outlive dockerd.
+pub const LIVE_RESTORE: &str = "live-restore";
+
 /// The exec-opt that names the cgroup driver.
 const CGROUP_DRIVER: &str = "native.cgroupdriver";
 
@@ -92,13 +95,7 @@ pub fn wants_iptables(user: &Map<String, Value>, flags: &[String]) -> bool {
 
 /// Makes the file that dockerd gets as `--config-file`: the user's `daemon.json` (as [`read`]
 /// gives it) whole, and what is ours.
-///
-/// `live_restore` overrules everybody: a full stop passes `Some(false)`, others `None`.
-pub fn merge(
-    user: &Map<String, Value>,
-    plan: &DockerPlan,
-    live_restore: Option<bool>,
-) -> Result<Value, Reason> {
+pub fn merge(user: &Map<String, Value>, plan: &DockerPlan) -> Result<Value, Reason> {
     refuse_conflicts(user, &plan.user_config)?;
     let mut merged = user.clone();
     let mut set = |key: &str, value: Value| merged.insert(key.to_owned(), value);
@@ -107,8 +104,8 @@ pub fn merge(
     set("data-root", json!(plan.data_root));
     set("exec-root", json!(plan.exec_root));
     set("pidfile", json!(plan.pid_file));
-    if let Some(live_restore) = live_restore.or(plan.live_restore) {
-        set("live-restore", json!(live_restore));
+    if let Some(live_restore) = plan.live_restore {
+        set(LIVE_RESTORE, json!(live_restore));
     }
     if let Some(cgroup_parent) = &plan.cgroup_parent {
         set("cgroup-parent", json!(cgroup_parent));
@@ -232,7 +229,7 @@ mod tests {
 
     fn refused(machine: &Machine, text: &str) -> Reason {
         let user = user(text);
-        merge(&user, &docker_plan(machine, &user), None).expect_err(text)
+        merge(&user, &docker_plan(machine, &user)).expect_err(text)
     }
 
     #[test]
@@ -281,7 +278,7 @@ mod tests {
             cgroup_driver: Some("cgroupfs".into()),
             ..docker_plan(&machine, &user)
         };
-        let merged = merge(&user, &plan, None).expect("it should merge");
+        let merged = merge(&user, &plan).expect("it should merge");
         let expected = json!({
             "debug": true,
             "log-opts": {"max-size": "1m"},
@@ -300,21 +297,19 @@ mod tests {
     #[test]
     fn live_restore_is_the_users_unless_somebody_overrules_it() {
         let machine = Machine::bare();
-        for (users, plans, stop, expected) in [
-            (None, None, None, None),
-            (None, Some(true), None, Some(true)),
-            (None, Some(true), Some(false), Some(false)),
-            (Some(false), None, None, Some(false)),
-            (Some(true), None, None, Some(true)),
-            (Some(true), Some(false), None, Some(false)),
-            (Some(true), None, Some(false), Some(false)),
+        for (users, plans, expected) in [
+            (None, None, None),
+            (None, Some(true), Some(true)),
+            (Some(false), None, Some(false)),
+            (Some(true), None, Some(true)),
+            (Some(true), Some(false), Some(false)),
         ] {
             let user: Map<_, _> =
-                users.map(|value| ("live-restore".to_owned(), json!(value))).into_iter().collect();
+                users.map(|value| (LIVE_RESTORE.to_owned(), json!(value))).into_iter().collect();
             let plan = DockerPlan { live_restore: plans, ..docker_plan(&machine, &user) };
-            let merged = merge(&user, &plan, stop).expect("it should merge");
-            let found = merged.get("live-restore").and_then(Value::as_bool);
-            assert_eq!(found, expected, "{users:?} {plans:?} {stop:?}");
+            let merged = merge(&user, &plan).expect("it should merge");
+            let found = merged.get(LIVE_RESTORE).and_then(Value::as_bool);
+            assert_eq!(found, expected, "{users:?} {plans:?}");
         }
     }
 
@@ -326,7 +321,7 @@ mod tests {
             r#"{{"hosts": ["fd://", "unix://{socket}", "unix://", "unix:///run/x.sock"]}}"#
         );
         let user = user(&text);
-        let merged = merge(&user, &docker_plan(&machine, &user), None).expect("it should merge");
+        let merged = merge(&user, &docker_plan(&machine, &user)).expect("it should merge");
         assert_eq!(merged["hosts"], json!(["fd://", "unix:///run/x.sock"]));
         assert_eq!(refused(&machine, r#"{"hosts": "fd://"}"#).code, "daemon-json-invalid");
     }
@@ -366,7 +361,7 @@ mod tests {
         }
         chmod(0o600);
         let user = user(&with(open, &full));
-        let merged = merge(&user, &docker_plan(&machine, &user), None).expect("it is safe");
+        let merged = merge(&user, &docker_plan(&machine, &user)).expect("it is safe");
         assert_eq!(merged["hosts"], json!(["fd://", open]));
     }
 

@@ -134,8 +134,14 @@ pub(crate) fn door(status: &Status, waited: Duration, client_wait: Duration) -> 
         State::Failed | State::Unknown => "rootless Docker cannot be started".to_owned(),
     };
     let reasons = status.reasons.first().map_or(String::new(), |reason| {
-        let remedy = reason.remedy.as_ref();
-        let remedy = remedy.map_or(String::new(), |remedy| format!(" (to mend it: {remedy})"));
+        // A failed engine is not tried again until somebody says so.
+        let then = if status.state == State::Failed { ", then rootlessctl start" } else { "" };
+        let remedy = reason.remedy.as_ref().filter(|it| !it.ends_with("rootlessctl start"));
+        let remedy = match (remedy, &reason.remedy) {
+            (Some(remedy), _) => format!(" (to mend it: {remedy}{then})"),
+            (None, Some(remedy)) => format!(" (to mend it: {remedy})"),
+            (None, None) => String::new(),
+        };
         format!(": {}{remedy}", reason.text)
     });
     Door::Answer(match status.state {
@@ -235,7 +241,8 @@ mod tests {
         assert_eq!(
             door(&with(State::Failed), second, wait),
             Door::Answer(
-                "rootless Docker cannot be started: no tun (to mend it: modprobe tun); \
+                "rootless Docker cannot be started: no tun (to mend it: modprobe tun, then rootlessctl \
+                 start); \
                  `rootlessctl status` tells more"
                     .into()
             )

@@ -41,10 +41,11 @@ pub async fn take(dirs: &Dirs, replace: bool) -> io::Result<Flock<File>> {
                 sleep(Duration::from_millis(10)).await;
             }
             _ => {
-                return Err(io::Error::other(format!(
+                let text = format!(
                     "another rootlessd runs (process {pid}): stop it, or take its place with \
                      `rootlessd --replace`"
-                )));
+                );
+                return Err(io::Error::new(io::ErrorKind::ResourceBusy, text));
             }
         }
     };

@@ -34,7 +34,8 @@ pub fn main() -> ExitCode {
 async fn run() -> io::Result<u8> {
     let mut children = Children::adopt_orphans()?;
     let mut command = Command::new(exec::own_program()?);
-    command.args(std::env::args_os().skip(1));
+    // Its end is that of the container, so it stays in the foreground.
+    command.args(std::env::args_os().skip(1).filter(|argument| argument != "--daemonize"));
     let supervisor = children.spawn(&mut command)?;
     for forwarded in FORWARDED {
         tokio::task::spawn_local(forward(forwarded, supervisor));

@@ -22,7 +22,7 @@ use tracing::level_filters::LevelFilter;
 use zbus::Address;
 
 use crate::{
-    cli::RunArgs,
+    cli::{NOT_TO_BE_RETRIED, RunArgs},
     config::{Config, Loaded, Reader, Start},
     dbus,
     dirs::{Dirs, Environment},
@@ -116,7 +116,11 @@ pub async fn run(here: Here) -> ExitCode {
         Err(error) => {
             tracing::error!("{error}");
             eprintln!("rootlessd: {error}");
-            ExitCode::FAILURE
+            match error.kind() {
+                // Another rootlessd is there.
+                io::ErrorKind::ResourceBusy => ExitCode::from(NOT_TO_BE_RETRIED),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

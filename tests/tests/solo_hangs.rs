@@ -61,7 +61,7 @@ fn under_containers() {
                 let start = format!("{part} was ended, since it did not answer for ");
                 assert!(text.starts_with(&start), "{text}");
                 assert!(text.ends_with(" s, while it was stopped by SIGSTOP"), "{text}");
-                assert!(answered < Duration::from_secs(10), "{part}: {noticed:?} {answered:?}");
+                assert!(noticed < Duration::from_secs(10), "{part}: {noticed:?} {answered:?}");
                 wait_for("the page is served", SOON, || page(port));
                 let status = user.wait_state("running");
                 assert_eq!(status["deaths"], Value::Array(vec![]));
@@ -91,6 +91,45 @@ fn without_containers() {
     let status = watch.until(|status| status["state"] == "running");
     assert_eq!(status["incidents"][0]["kind"], "lost");
     assert_eq!(status["deaths"], Value::Array(vec![]));
+}
+
+/// Where containers would end with dockerd, one that hangs is told, once, and left; and it may come to itself.
+#[test]
+fn without_live_restore() {
+    let user = User::new();
+    user.configure("engine.live_restore = false\n");
+    user.start();
+    user.load_image();
+    let (_, port) = user.serve_page("");
+    let dockerd = user.pid("dockerd");
+    let incidents = |status: &Value, kind: &str| {
+        let incidents = status["incidents"].as_array().unwrap();
+        incidents.iter().filter(|it| it["part"] == "dockerd" && it["kind"] == kind).count()
+    };
+    let mut watch = user.watch();
+    watch.next_status();
+    let begun = Instant::now();
+    signal(dockerd, Signal::SIGSTOP);
+    let status = watch.until(|status| incidents(status, "missing") > 0);
+    let noticed = begun.elapsed();
+    assert!(noticed < Duration::from_secs(10), "{noticed:?}");
+    assert_eq!(status["state"], "degraded");
+    let reasons = status["reasons"].as_array().unwrap();
+    let reason = reasons.iter().find(|reason| reason["code"] == "part-missing").unwrap();
+    let text = reason["text"].as_str().unwrap();
+    eprintln!("told after {noticed:?}: {text}");
+    assert!(text.contains(" s, while it was stopped by SIGSTOP; it is left, since"), "{text}");
+    assert_eq!(reason["part"], "dockerd");
+    // It is asked on, and there is nothing new to tell.
+    thread::sleep(Duration::from_secs(10));
+    assert_eq!(incidents(&user.status(), "missing"), 1);
+    assert!(page(port).is_some());
+    signal(dockerd, Signal::SIGCONT);
+    let status =
+        watch.until(|status| status["state"] == "running" && incidents(status, "changed") == 1);
+    assert!(!status["reasons"].to_string().contains("dockerd"), "{status}");
+    assert_eq!(user.pid("dockerd"), dockerd);
+    assert!(page(port).is_some());
 }
 
 /// What all questions cost together, while containers run: at most a two thousandth of a processor.

@@ -179,6 +179,22 @@ fn in_the_foreground_until_ctrl_c() {
     assert!(!log.contains("ERROR"), "{log}");
 }
 
+/// A stop lets containers end in order, whatever dockerd's file has become since it was read.
+#[test]
+fn a_stop_does_not_need_the_users_file() {
+    let user = User::new();
+    user.start();
+    user.load_image();
+    user.serve_page("-v data:/data");
+    user.write(".config/docker/daemon.json", "{");
+    user.ctl("stop").ok();
+    let seen = user.home.join(".local/share/docker/volumes/data/_data/signals");
+    assert_eq!(std::fs::read_to_string(seen).unwrap(), "got SIGTERM\n", "the container's own stop");
+    let refused = user.ctl("start").fails();
+    assert!(refused.contains("daemon.json"), "{refused}");
+    user.assert_clean(false);
+}
+
 /// dockerd follows this one key while it runs, and back.
 #[test]
 fn live_restore_is_turned_by_a_reload() {

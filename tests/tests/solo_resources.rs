@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 use rootlessd::engine::shortage;
 use rootlessd_tests::{
     command::wait_for,
-    solo::{SOON, User, enter, mount_tmpfs, page, signal},
+    solo::{ON_DEMAND, SOON, User, enter, mount_tmpfs, page, signal},
 };
 use serde_json::Value;
 
@@ -26,9 +26,6 @@ const TOLD: Duration = Duration::from_secs(1);
 
 /// Another one at each reading.
 const UUID: &str = "/proc/sys/kernel/random/uuid";
-
-/// Only when it is asked for, so that a machine can be made ready first.
-const ON_DEMAND: &str = "engine.start = \"demand\"\n";
 
 fn has(status: &Value, code: &str) -> bool {
     status["reasons"].as_array().unwrap().iter().any(|reason| reason["code"] == code)
@@ -153,8 +150,14 @@ fn a_runtime_directory_without_space() {
     fs::remove_file(filler).unwrap();
     let status = watch.until(|status| !has(status, "runtime-dir-full"));
     assert_eq!(status["deaths"], Value::Array(vec![]));
-    let (_, port) = user.serve_page("");
+    let (_, port) = user.serve_page("-v data:/data");
     assert!(page(port).is_some());
+
+    // A stop is as orderly as any.
+    fill(&user.runtime);
+    user.ctl("stop").ok();
+    let signals = fs::read_to_string(data_root(&user).join("volumes/data/_data/signals"));
+    assert_eq!(signals.unwrap(), "got SIGTERM\n", "the container's own stop");
 }
 
 /// A part dies and there is no room for its successor: containers go on, and so does the engine when

@@ -169,7 +169,10 @@ fn mistake(message: String, path: &str) -> Error {
 
 fn mistaken_variable(name: &str, refused: &str) -> Error {
     Error::new(ErrorKind::Config, format!("the environment variable {name} {refused}"))
-        .with_remedy(format!("unset {name}"))
+        .with_remedy(format!(
+            "systemctl --user unset-environment {name}; systemctl --user restart rootlessd; without \
+             systemd: unset {name}; rootlessd --replace --daemonize"
+        ))
 }
 
 #[cfg(test)]

@@ -96,7 +96,7 @@ impl Events {
     /// kind: "began" (rootlessd did, and there was no engine), "taken_over" (it did, and goes on
     /// with the engine of an earlier one), "ended" (rootlessd did, in order), "state" (of the engine),
     /// "died" (the engine), "raised" and "cleared" (one of the Reasons), or one of Incidents: "lost",
-    /// "replaced", "missing". part: the part that it is about, or empty. Words may be added.
+    /// "replaced", "missing", "changed". part: the part that it is about, or empty. Words may be added.
     ///
     /// event: "seq" (t), a number that is greater with each event, also after a restart of
     /// rootlessd, after which some are left out; "at" (t), when, in µs of CLOCK_REALTIME; "kind" (s); "state" (s), of the engine, then;

@@ -41,7 +41,7 @@ impl JobObject {
         self.id
     }
 
-    /// What it does: "start", "stop" or "restart".
+    /// What it does: "start", "stop", "restart", "replacement" or "upgrade".
     #[zbus(property(emits_changed_signal = "const"))]
     fn kind(&self) -> String {
         self.job.borrow().kind.to_string()

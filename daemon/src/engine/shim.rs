@@ -45,7 +45,7 @@ use crate::{
 pub const LISTEN_FD: i32 = 100;
 
 /// How long the last processes of a dead engine may take to go.
-const END_TIMEOUT: Duration = Duration::from_secs(10);
+pub const END_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often to look whether a RootlessKit that has not come up lost its child.
 const CHILD_INTERVAL: Duration = Duration::from_secs(1);

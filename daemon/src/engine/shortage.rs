@@ -80,7 +80,9 @@ impl Shortage {
     /// The reason that something failed for it, if it is not to be seen any more or cannot be measured.
     pub fn reason(self, text: &str) -> Reason {
         let (code, remedy) = match self {
-            Self::Space => (Code::SpaceMissing, "docker system prune, or make room elsewhere"),
+            Self::Space => {
+                (Code::SpaceMissing, "make room; while the engine runs: docker system prune")
+            }
             Self::Files => (Code::FilesExhausted, FILES_REMEDY),
             Self::Processes => (
                 Code::ProcessesExhausted,
@@ -91,8 +93,7 @@ impl Shortage {
     }
 }
 
-const FILES_REMEDY: &str =
-    "a higher LimitNOFILE= (systemctl --user edit rootlessd.service), then rootlessctl restart";
+const FILES_REMEDY: &str = "a higher LimitNOFILE= (sudo systemctl edit user@.service), then log out everywhere and in again";
 
 /// What there is room for on a file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +135,7 @@ impl Places {
                 LEAST_BYTES,
                 Code::DataRootFull,
                 Code::DataRootInodes,
-                "docker system prune",
+                "make room on its file system; while the engine runs: docker system prune",
             ),
             (
                 &self.runtime,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use rootlessd_api::{Event, EventKind, IncidentKind, Occurrence, Part, Reason, State};
 
-/// How many deaths and incidents are remembered: more than a status ever has.
+/// How many deaths are remembered, and how many incidents: more than a status ever has.
 const REMEMBERED: usize = 64;
 
 /// What was told so far.
@@ -18,11 +18,16 @@ pub struct Told {
     pub(super) state: Option<(State, u64)>,
     /// The reasons that were raised and not cleared.
     pub(super) standing: Vec<Standing>,
-    /// The last deaths and incidents.
-    known: VecDeque<(EventKind, Option<Part>, u64)>,
+    /// The last deaths.
+    deaths: VecDeque<Known>,
+    /// The last incidents.
+    incidents: VecDeque<Known>,
     /// How the parts were lost that were not replaced.
     losses: BTreeMap<Part, String>,
 }
+
+/// A death or an incident, as it is told apart from others.
+type Known = (EventKind, Option<Part>, u64);
 
 /// A reason that was raised and not cleared.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,7 +88,8 @@ impl Told {
 
     /// Whether a death or an incident was told.
     pub(super) fn knows(&self, kind: EventKind, part: Part, at: u64) -> bool {
-        self.known.contains(&(kind, Some(part), at))
+        let known = (kind, Some(part), at);
+        self.deaths.contains(&known) || self.incidents.contains(&known)
     }
 
     /// How a part was lost that is not replaced yet.
@@ -92,9 +98,14 @@ impl Told {
     }
 
     fn remember(&mut self, event: &Event) {
-        self.known.push_back((event.kind, event.part, event.at));
-        if self.known.len() > REMEMBERED {
-            self.known.pop_front();
+        // Many of one kind must not have the other forgotten, which would be told again.
+        let known = match event.kind {
+            EventKind::Whole(_) => &mut self.deaths,
+            EventKind::Part(_) => &mut self.incidents,
+        };
+        known.push_back((event.kind, event.part, event.at));
+        if known.len() > REMEMBERED {
+            known.pop_front();
         }
     }
 

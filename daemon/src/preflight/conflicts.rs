@@ -120,7 +120,12 @@ impl Machine<'_> {
     }
 
     fn how_to_stop(&self, pid: u32) -> String {
-        match unit_of(&self.cgroup(pid)) {
+        let cgroup = self.cgroup(pid);
+        match unit_of(&cgroup) {
+            // One of the system, with User=, which Docker's manual warns of.
+            Some(unit) if cgroup.contains(":/system.slice/") => {
+                format!("sudo systemctl disable --now {unit}")
+            }
             Some(unit) if unit.ends_with(".service") => {
                 format!("systemctl --user disable --now {unit}")
             }

@@ -58,8 +58,24 @@ fn has_profile(dirs: &Dirs, program: &Path) -> bool {
         text.lines()
             .filter(|line| !line.trim_start().starts_with('#'))
             .flat_map(str::split_ascii_whitespace)
-            .any(|word| word.trim_matches('"') == name)
+            .any(|word| alternatives(word.trim_matches('"')).contains(&name))
     })
+}
+
+/// The paths that a word of a profile stands for: `/a{b,c}` is for `/ab` and `/ac` (apparmor.d(5)). Other
+/// patterns are left as they are.
+fn alternatives(word: &str) -> Vec<String> {
+    let parts = word.split_once('{').and_then(|(head, rest)| {
+        let (middle, tail) = rest.split_once('}')?;
+        Some((head, middle, tail))
+    });
+    match parts {
+        Some((head, middle, tail)) => {
+            let words = middle.split(',').map(|one| format!("{head}{one}{tail}"));
+            words.flat_map(|word| alternatives(&word)).collect()
+        }
+        None => vec![word.to_owned()],
+    }
 }
 
 fn restricted_by_apparmor(rootlesskit: &Path, dirs: &Dirs, family: Family) -> Reason {
@@ -153,13 +169,17 @@ impl Cgroups {
             Self { booted: true, manager: true, .. } => (
                 "the user's systemd does not answer on a session bus",
                 format!(
-                    "{}; systemctl --user daemon-reload; systemctl --user restart rootlessd",
+                    "{}; systemctl --user daemon-reload; systemctl --user restart rootlessd; rootlessctl \
+                     restart",
                     family.install("session bus")
                 ),
             ),
             Self { booted: true, .. } => (
                 "this session has no systemd of its own",
-                format!("sudo loginctl enable-linger {user}; systemctl --user start rootlessd"),
+                format!(
+                    "rootlessctl stop; end this rootlessd; sudo loginctl enable-linger {user}; \
+                     XDG_RUNTIME_DIR=/run/user/$(id -u) systemctl --user enable --now rootlessd"
+                ),
             ),
             Self { .. } => (
                 "the machine has no systemd",

@@ -216,11 +216,11 @@ impl Inspection<'_> {
             // With this driver a rootless dockerd uses none.
             plan.cgroup_driver = cgroups.misleads_dockerd().then(|| "cgroupfs".to_owned());
         }
-        if !user.contains_key("live-restore") {
+        if !user.contains_key(docker_config::LIVE_RESTORE) {
             plan.live_restore = Some(self.loaded.config.engine.live_restore);
         }
         // Whatever dockerd's file cannot be made of is an obstacle now, not in the namespaces.
-        if let Err(reason) = docker_config::merge(user, &plan, None) {
+        if let Err(reason) = docker_config::merge(user, &plan) {
             findings.add(reason);
         }
         Some(plan)
@@ -232,14 +232,15 @@ impl Inspection<'_> {
         mut plan: DockerPlan,
         findings: &mut Findings,
     ) -> DockerPlan {
-        let users = user.and_then(|user| user.get("live-restore")).and_then(Value::as_bool);
+        let users =
+            user.and_then(|user| user.get(docker_config::LIVE_RESTORE)).and_then(Value::as_bool);
         let on = plan.live_restore.or(users) == Some(true);
         if on && docker_config::is_in_swarm(&plan.data_root) {
             plan.live_restore = Some(false);
             findings.add(Code::LiveRestoreOffSwarm.reason_with_remedy(
                 "this engine is a member of a Swarm, where dockerd has no live-restore: containers \
                  end when dockerd does",
-                "set engine.live_restore = false to agree, or docker swarm leave",
+                "set engine.live_restore = false to agree, or docker swarm leave --force",
             ));
         }
         plan

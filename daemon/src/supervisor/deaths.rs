@@ -24,15 +24,25 @@ impl Supervisor {
         match (self.memory.machine.life(), death) {
             (life, _) if !life.has_engine() => return,
             (Life::Stopping(..), _) | (_, None) => {}
+            // What is short is one cause, however often a start dies of it.
+            _ if self.is_short_of(&shortages) => {}
             (_, Some(mut death)) => {
                 death.text += &casualties(self.engine.facts.as_ref());
                 self.bury(death);
             }
         }
         self.memory.shortages = shortages;
+        self.memory.incidents_taken = 0;
         self.engine = Knowledge::default();
         self.ports.refused.clear();
         self.step(event);
+    }
+
+    /// Whether the engine waits for these already.
+    fn is_short_of(&self, shortages: &[Reason]) -> bool {
+        let waits_for =
+            |reason: &Reason| self.memory.shortages.iter().any(|it| it.code == reason.code);
+        !shortages.is_empty() && shortages.iter().all(waits_for)
     }
 
     /// Remember a death.

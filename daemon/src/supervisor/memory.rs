@@ -29,9 +29,10 @@ pub struct Memory {
     /// The last incidents, as they are told.
     #[serde(default)]
     pub incidents: Vec<Incident>,
-    /// Up to when incidents are not told any more, in µs of CLOCK_REALTIME.
+    /// How many incidents of this engine were taken, from its first. They are not told apart by their time: a
+    /// clock can be set back.
     #[serde(default)]
-    pub incidents_forgotten: u64,
+    pub incidents_taken: usize,
     /// Why it failed, if not by dying.
     #[serde(default)]
     pub refusals: Vec<Reason>,

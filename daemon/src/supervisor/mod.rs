@@ -160,7 +160,10 @@ impl Supervisor {
                         if let Shutdown::BeginAnew(reason) = &how {
                             self.engine.uprooted = Some(reason.clone());
                         }
-                        self.ending = Some(how);
+                        // Who was told to end does not begin anew.
+                        if !matches!(self.ending, Some(Shutdown::StopEngine)) {
+                            self.ending = Some(how);
+                        }
                         self.step(machine::Event::Stop);
                     }
                 },
@@ -194,6 +197,9 @@ impl Supervisor {
             Inheritance::Nothing(None) => (Found::Nothing, None),
             Inheritance::Nothing(death) => (Found::Death, death),
         };
+        if found != Found::Engine {
+            self.memory.incidents_taken = 0;
+        }
         match self.memory.machine.resume(found, &self.policy()) {
             Resumption::Rest => {}
             Resumption::Do(effect) => self.perform(&[effect]),

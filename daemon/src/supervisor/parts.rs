@@ -6,7 +6,6 @@ use super::{Supervisor, machine, memory::Memory, status::Knowledge};
 use crate::{
     engine::{driver, incidents::Incident},
     reasons::Code,
-    sys::clock,
 };
 
 /// How many incidents are told.
@@ -18,7 +17,12 @@ impl Supervisor {
         // No more at a time than are told: what is never in a status is no event.
         for incidents in incidents.chunks(TOLD) {
             for incident in incidents {
-                self.memory.remember(incident);
+                self.engine.incidents += 1;
+                // Who took the engine over reads again what the one before had read.
+                if self.engine.incidents > self.memory.incidents_taken {
+                    self.memory.incidents_taken = self.engine.incidents;
+                    self.memory.remember(incident.tell());
+                }
                 self.engine.take(incident.clone());
             }
             match self.engine.lost.is_empty() {
@@ -68,23 +72,14 @@ impl Supervisor {
 }
 
 impl Memory {
-    /// A supervisor that took an engine over reads again what the one before it had read.
-    fn remember(&mut self, incident: &Incident) {
-        let told = incident.tell();
-        let is_old = told.at <= self.incidents_forgotten
-            || self.incidents.first().is_some_and(|first| told.at < first.at);
-        if is_old || self.incidents.contains(&told) {
+    fn remember(&mut self, incident: rootlessd_api::Incident) {
+        // One that died before it wrote down what it had taken.
+        if self.incidents.contains(&incident) {
             return;
         }
-        self.incidents.push(told);
+        self.incidents.push(incident);
         let excess = self.incidents.len().saturating_sub(TOLD);
         self.incidents.drain(..excess);
-    }
-
-    /// Tell of what happened so far no more.
-    pub(super) fn forget_incidents(&mut self) {
-        self.incidents.clear();
-        self.incidents_forgotten = clock::now_realtime();
     }
 }
 
@@ -102,6 +97,10 @@ impl Knowledge {
             Incident::Missing { part, text, .. } => {
                 let reason = Code::PartMissing.reason_with_remedy(text, "rootlessctl restart");
                 self.lost.insert(part, Reason { part, ..reason });
+            }
+            // One that hung, and was left, answers again.
+            Incident::Changed { part: Part::Dockerd, .. } => {
+                self.unwell = self.lost.remove(&Part::Dockerd).or(self.unwell.take());
             }
             // It is told, and that is all.
             Incident::Changed { .. } => {}

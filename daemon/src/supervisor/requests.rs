@@ -37,7 +37,7 @@ impl Supervisor {
             Command::Reload(reply) => self.reload(reply),
             Command::ResetFailed(reply) => {
                 self.memory.deaths.clear();
-                self.memory.forget_incidents();
+                self.memory.incidents.clear();
                 self.memory.refusals.clear();
                 self.step(machine::Event::ResetFailed);
                 let _ = reply.send(Ok(()));

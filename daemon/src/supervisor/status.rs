@@ -35,6 +35,8 @@ pub(super) struct Knowledge {
     pub unwell: Option<Reason>,
     /// What the machine is short of.
     pub short: Vec<Reason>,
+    /// How many incidents it has told since it was started, or found.
+    pub incidents: usize,
     /// The parts that it does without, and why.
     pub lost: BTreeMap<Part, Reason>,
     /// Why it has no place to be any more.

@@ -98,6 +98,9 @@ fn docker_clients_are_answered_in_every_state() {
         engine.tell(Event::Refused(vec![obstacle()])).await;
         is(&handle, State::Failed).await;
         let told = answer(docker_client(&socket)).await;
-        assert!(told.contains("there are no ids (to mend it: sudo usermod)"), "{told}");
+        assert!(
+            told.contains("there are no ids (to mend it: sudo usermod, then rootlessctl start)"),
+            "{told}"
+        );
     });
 }

@@ -77,10 +77,7 @@ impl Init {
                         running.hung = Some(why);
                     }
                 }
-                Effect::TellLeft(part, why) => {
-                    let left = "it is left, since containers would end with it";
-                    tracing::warn!(rootlessd_part = part.as_str(), "{part} hangs: {why}; {left}");
-                }
+                Effect::TellLeft(part, why) => self.tell_left(part, &why),
                 Effect::Watch => self.watch(),
                 Effect::EndLiveRestore => self.reading = self.end_live_restore().into(),
                 Effect::DropLiveRestore => self.reading = None.into(),
@@ -121,7 +118,7 @@ impl Init {
             if !is_first {
                 self.clear_after_dockerd();
             }
-            match self.write_dockerd_config() {
+            match self.write_dockerd_config().await {
                 Err(error) if is_first => {
                     return Err(shim::death(Part::Config, None, error.message, vec![]));
                 }
@@ -179,6 +176,23 @@ impl Init {
         tracing::info!(rootlessd_part = part.as_str(), "{part} is replaced, after {took:.2?}");
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.note(&Incident::Replaced { part, at: clock::now_realtime(), took });
+    }
+
+    /// It is found again and again for as long as it hangs.
+    fn tell_left(&mut self, part: Part, why: &str) {
+        let Some(running) = self.slot(part).as_mut().filter(|it| !it.left) else { return };
+        running.left = true;
+        let text = format!(
+            "{part} hangs: {why}; it is left, since containers would end with it: live-restore is off"
+        );
+        tracing::warn!(rootlessd_part = part.as_str(), "{text}");
+        self.note(&Incident::Missing { part, at: clock::now_realtime(), text });
+    }
+
+    pub(super) fn tell_answers(&self, part: Part) {
+        let text = format!("{part} answers again");
+        tracing::info!(rootlessd_part = part.as_str(), "{text}");
+        self.note(&Incident::Changed { part, at: clock::now_realtime(), text });
     }
 
     fn answer_waiting(&mut self) {

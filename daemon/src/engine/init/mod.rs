@@ -23,7 +23,7 @@ mod stop;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
+    io, mem,
     os::fd::OwnedFd,
     process::ExitCode,
     rc::Rc,
@@ -90,6 +90,13 @@ pub enum Request {
         /// How it was found to hang.
         why: String,
     },
+    /// A part that was found to hang answers.
+    Answers {
+        /// containerd or dockerd.
+        part: Part,
+        /// Which process of it.
+        pid: u32,
+    },
 }
 
 /// What can happen while the engine runs.
@@ -118,8 +125,8 @@ struct Init {
     status: watch::Sender<InitStatus>,
     ports: PortDesk,
     port_proxy: PortProxy,
-    /// The docker-proxy that the user chose.
-    chosen_proxy: Option<String>,
+    /// By which dockerd was started, or was to go on.
+    dockerd_config: Option<config::DockerdConfig>,
     /// Decides.
     machine: Machine,
     containerd: Option<Running>,
@@ -161,8 +168,9 @@ pub async fn run(args: shim::ShimArgs) -> ExitCode {
         End::Died(death) => {
             tracing::error!(rootlessd_part = death.part.as_str(), "{}", death.text);
             let _ = dir.write_death(&death);
-            // No orderly stop: what is left would ask for what has died.
-            init.children.end_all().await;
+            // No orderly stop: what is left would ask for what has died. engine-shim sees to one that waits for
+            // a disk, and cannot be ended.
+            let _ = tokio::time::timeout(shim::END_TIMEOUT, init.children.end_all()).await;
             ExitCode::FAILURE
         }
     }
@@ -207,7 +215,7 @@ impl Init {
             status,
             ports,
             port_proxy,
-            chosen_proxy: None,
+            dockerd_config: None,
             machine: Machine::default(),
             containerd: None,
             dockerd: None,
@@ -319,7 +327,7 @@ impl Init {
                 self.take(machine::Event::Stop { idle }, None).await
             }
             Request::Reload(reply) => {
-                let written = self.reload();
+                let written = self.reload().await;
                 let is_written = written.is_ok();
                 // Whoever stopped waiting needs no answer.
                 let _ = reply.send(written);
@@ -333,13 +341,21 @@ impl Init {
                 self.take(machine::Event::Replace(parts), None).await
             }
             Request::Hung { part, pid, why } => {
-                let is_it = |it: &Running| it.pid().unsigned_abs() == pid;
-                if !self.slot(part).as_ref().is_some_and(is_it) {
-                    return None;
-                }
+                self.running(part, pid)?;
                 self.take(machine::Event::Hung(part, why), None).await
             }
+            Request::Answers { part, pid } => {
+                if mem::take(&mut self.running(part, pid)?.left) {
+                    self.tell_answers(part);
+                }
+                None
+            }
         }
+    }
+
+    /// A part, if that is the process that is meant.
+    fn running(&mut self, part: Part, pid: u32) -> Option<&mut Running> {
+        self.slot(part).as_mut().filter(|it| it.pid().unsigned_abs() == pid)
     }
 
     fn part_of(&self, pid: i32) -> Option<Part> {

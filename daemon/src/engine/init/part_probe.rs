@@ -76,6 +76,8 @@ pub(super) struct PartProbe {
     attention: Rc<Attention>,
     oom_kills: Rc<OomKills>,
     found: mpsc::Sender<Request>,
+    /// The dockerd that was told to hang last.
+    hung: Cell<Option<u32>>,
 }
 
 impl PartProbe {
@@ -94,6 +96,7 @@ impl PartProbe {
             attention,
             oom_kills,
             found,
+            hung: Cell::new(None),
         }
     }
 
@@ -122,6 +125,9 @@ impl PartProbe {
                     tracing::debug!("{} does not answer: {}", hangs.part, reason.text);
                     continue;
                 }
+                if hangs.part == Part::Dockerd {
+                    self.hung.set(Some(hangs.pid));
+                }
                 if self.found.send(hangs.tell()).await.is_err() {
                     return;
                 }
@@ -131,7 +137,10 @@ impl PartProbe {
 
     async fn until_next(&self) {
         let while_they_run = async {
-            self.containers.until_any().await;
+            // One that hangs and is not ended is asked until it answers.
+            if self.hung.get().is_none() {
+                self.containers.until_any().await;
+            }
             sleep(INTERVAL).await;
         };
         tokio::select! {
@@ -149,7 +158,14 @@ impl PartProbe {
             Part::Containerd => grpc::call(&self.containerd, HEALTH, patience).await.map(drop),
             _ => answer_of_dockerd(&self.dockerd, patience).await,
         };
-        let error = answer.err()?;
+        let Err(error) = answer else {
+            // One that is not ended can come to itself. containerd is always ended.
+            if part == Part::Dockerd && self.hung.take() == Some(pid) {
+                // Who does not hear it has ended.
+                let _ = self.found.send(Request::Answers { part, pid }).await;
+            }
+            return None;
+        };
         if !is_silence(&error) {
             tracing::debug!("{part} cannot be asked how it is: {error}");
             return None;
@@ -310,6 +326,10 @@ mod tests {
             live_restore: None,
         };
         let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let doing = || Activity::of(child.id()).unwrap().doing;
+        while doing() != Doing::Asleep {
+            std::thread::yield_now();
+        }
         let dockerd = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
         bind(&dockerd, &SocketAddrUnix::new(&docker.socket).unwrap()).unwrap();
         listen(&dockerd, 0).unwrap();
@@ -326,6 +346,7 @@ mod tests {
             attention: Rc::clone(&attention),
             oom_kills: Rc::new(OomKills::from_now()),
             found,
+            hung: Cell::new(None),
         };
         probe.containers.prepare().unwrap();
         let asking = async {

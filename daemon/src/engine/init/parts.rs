@@ -39,6 +39,8 @@ pub struct Running {
     pub program: Option<FileId>,
     /// Why it was found to hang, and ended.
     pub hung: Option<String>,
+    /// Whether it was told that it hangs and is left, and not yet that it answers again.
+    pub left: bool,
 }
 
 impl Running {
@@ -96,7 +98,8 @@ fn start(
     // Of the two, dockerd and what it starts publish ports.
     if part == Part::Dockerd {
         command.env("ROOTLESSKIT_STATE_DIR", init.dir.port_proxy());
-        if let Some(chosen) = &init.chosen_proxy {
+        let config = init.dockerd_config.as_ref();
+        if let Some(chosen) = config.and_then(|config| config.chosen_proxy.as_ref()) {
             command.env(userland_proxy::CHOSEN, chosen);
         }
     }
@@ -125,7 +128,7 @@ fn start(
             filled.borrow_mut().push(line);
         }
     });
-    Ok(Running { pid, tail, pump, program: file, hung: None })
+    Ok(Running { pid, tail, pump, program: file, hung: None, left: false })
 }
 
 /// The configuration that dockerd writes for its own containerd, as far as it matters: the same

@@ -18,7 +18,7 @@ use std::{
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
-    Method, Request, Response, StatusCode,
+    Method, Request, Response, StatusCode, Uri,
     body::{Bytes, Incoming},
     header,
     server::conn::http1,
@@ -27,7 +27,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rootlessd_api::Port;
 use serde_json::{Value, json};
-use tokio::{net::UnixListener, sync::Semaphore, time::timeout};
+use tokio::{net::UnixListener, sync::Semaphore, task::spawn_local, time::timeout};
 
 use super::{
     port_desk::{PortDesk, Verdict},
@@ -80,7 +80,7 @@ impl PortProxy {
             asks: plan.ask_ports,
             table: PortTable::new(&plan.port_driver).into(),
         }));
-        tokio::task::spawn_local(accept(listener, proxy.0.clone()));
+        spawn_local(accept(listener, proxy.0.clone()));
         Ok(proxy)
     }
 
@@ -93,7 +93,7 @@ impl PortProxy {
     /// of its own: the present one has started all that it is to.
     pub fn take_back(&self) {
         let proxy = self.0.clone();
-        tokio::task::spawn_local(async move {
+        spawn_local(async move {
             // Nobody can ask for one of them any more while it goes.
             let next = || proxy.table.borrow_mut().take_unclaimed();
             while let Some(id) = next() {
@@ -117,8 +117,8 @@ async fn accept(listener: UnixListener, proxy: Rc<Proxy>) {
             }
         };
         let proxy = proxy.clone();
-        tokio::task::spawn_local(async move {
-            let service = service_fn(|request| proxy.handle(request));
+        spawn_local(async move {
+            let service = service_fn(|request| proxy.clone().handle(request));
             let mut http = http1::Builder::new();
             http.timer(TokioTimer::new()).header_read_timeout(CLIENT);
             // A client that does not speak HTTP, or goes away, misses nothing.
@@ -130,7 +130,7 @@ async fn accept(listener: UnixListener, proxy: Rc<Proxy>) {
 
 impl Proxy {
     async fn handle(
-        &self,
+        self: Rc<Self>,
         request: Request<Incoming>,
     ) -> Result<Response<Full<Bytes>>, Infallible> {
         let (head, body) = request.into_parts();
@@ -139,8 +139,15 @@ impl Proxy {
             return Ok(respond(refuse(StatusCode::BAD_REQUEST, "the request is too long")));
         };
         let body = body.to_bytes();
-        let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
-        let answer = match (head.method, path) {
+        // A client that goes away has it done all the same: what RootlessKit did half of nobody would know.
+        let answer = spawn_local(async move { self.answer(head.method, &head.uri, body).await });
+        let failed = |_| refuse(StatusCode::INTERNAL_SERVER_ERROR, "engine-init ends");
+        Ok(respond(answer.await.unwrap_or_else(failed)))
+    }
+
+    async fn answer(&self, method: Method, uri: &Uri, body: Bytes) -> Answer {
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        match (method, path) {
             (Method::POST, PORTS) => self.publish(body).await,
             (Method::PUT, WAYS) => self.learn(&body).await,
             (Method::DELETE, path) if number(path).is_some() => {
@@ -148,8 +155,7 @@ impl Proxy {
                 self.remove(id).await
             }
             (method, path) => self.pass_on(method, path, body).await,
-        };
-        Ok(respond(answer))
+        }
     }
 
     async fn pass_on(&self, method: Method, path: &str, body: Bytes) -> Answer {

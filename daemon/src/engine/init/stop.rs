@@ -6,7 +6,7 @@ use futures_util::{FutureExt, future::LocalBoxFuture};
 use nix::sys::signal::Signal;
 use tokio::time::sleep;
 
-use super::{Init, config};
+use super::Init;
 use crate::{engine::docker, sys::children};
 
 /// How often dockerd is asked whether it has read its configuration: it tells nobody who is not
@@ -17,23 +17,21 @@ impl Init {
     /// Have dockerd read that its containers are not to outlive it; ends when it has, or cannot be
     /// told. Who drops it when dockerd has ended signals nobody else.
     pub(super) fn end_live_restore(&self) -> Option<LocalBoxFuture<'static, ()>> {
-        let (dir, plan) = (self.dir.clone(), self.plan.clone());
         let pid = self.dockerd.as_ref()?.pid;
+        let config = self.dockerd_config.clone()?.ending_containers();
+        let (dir, socket) = (self.dir.clone(), self.plan.docker.socket.clone());
         let reading = async move {
-            match docker::info(&plan.docker.socket).await {
+            match docker::info(&socket).await {
                 Ok(info) if !info.live_restore_enabled => return,
                 Ok(_) => {}
                 Err(error) => tracing::warn!("dockerd does not tell how it is: {error}"),
             }
-            if let Err(error) = config::write(&dir, &plan, Some(false)) {
+            if let Err(error) = config.write(&dir) {
                 tracing::warn!("{error}");
                 return;
             }
             children::send(pid, Signal::SIGHUP);
-            while !docker::info(&plan.docker.socket)
-                .await
-                .is_ok_and(|info| !info.live_restore_enabled)
-            {
+            while !docker::info(&socket).await.is_ok_and(|info| !info.live_restore_enabled) {
                 sleep(INTERVAL).await;
             }
         };

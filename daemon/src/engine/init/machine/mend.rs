@@ -160,7 +160,10 @@ impl Machine {
             true => Effect::Time(Timer::Pause, Limit::Pause(delay)),
             false => Effect::EndTimer(Timer::Pause),
         });
-        self.note_loss(part, Loss::Died, done);
+        // One that is short of something dies of it at each try.
+        if fault != Fault::Shortage || !self.lost.contains(&part) {
+            self.note_loss(part, Loss::Died, done);
+        }
         Ok(())
     }
 
