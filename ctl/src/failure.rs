@@ -187,7 +187,12 @@ fn how_to_start(source: &io::Error) -> String {
     }
     // The directory exists where systemd is PID 1, as sd_booted(3) says.
     if std::path::Path::new("/run/systemd/system").is_dir() {
-        "systemctl --user enable --now rootlessd".to_owned()
+        // Sessions of su and sudo lack what systemctl finds the user's systemd by.
+        let prefix = match std::env::var_os("XDG_RUNTIME_DIR") {
+            Some(_) => String::new(),
+            None => format!("XDG_RUNTIME_DIR=/run/user/{} ", rustix::process::geteuid().as_raw()),
+        };
+        format!("{prefix}systemctl --user enable --now rootlessd")
     } else {
         "rootlessd --daemonize".to_owned()
     }

@@ -235,7 +235,10 @@ impl Helper {
         match change {
             Change::GrantPorts { .. } => {
                 if !ports::attach(root, user.uid, &user.name, after)? {
-                    outcome.notes.push("the engine does not run: its next start has it".into());
+                    outcome.notes.push(
+                        "no engine runs in rootlessd-engine.scope: the next one there has it"
+                            .into(),
+                    );
                 }
             }
             Change::GrantBindCapability { files } => {

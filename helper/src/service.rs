@@ -138,15 +138,17 @@ impl Service {
 /// What rootless Docker needs root for, done for the calling user: for one who agrees where that is
 /// an administrator's decision (polkit), written down, and undone on request.
 ///
-/// A method that grants something answers with a dictionary: `grants` (as, the ids of what is now
-/// granted; empty where nothing had to be changed, and then nobody was asked), `needs` (as, what is
-/// still needed: `engine-restart`, `user-manager-restart`; later versions may have more), `notes`
-/// (as, sentences for people). It fails with a name below org.rootlessd.Error, or with AccessDenied,
-/// InvalidArgs, InteractiveAuthorizationRequired or LimitsExceeded of org.freedesktop.DBus.Error.
+/// What the methods that grant something answer, and how they fail, is said at the first of them.
 #[interface(name = "org.rootlessd.Helper1")]
 impl Service {
     /// Let the caller's engine, and nothing else, listen on ports that need privilege: at most 64, each
     /// "tcp" or "udp" and a number.
+    ///
+    /// outcome, as of every method that grants something: "grants" (as), the ids of what is now granted, empty
+    /// where nothing had to be changed, and then nobody was asked; "needs" (as), what is still needed:
+    /// "engine-restart", "user-manager-restart", and words may be added; "notes" (as), sentences for people. It
+    /// fails with a name below org.rootlessd.Error, or with AccessDenied, InvalidArgs,
+    /// InteractiveAuthorizationRequired or LimitsExceeded of org.freedesktop.DBus.Error.
     #[zbus(out_args("outcome"))]
     async fn grant_ports(
         &self,

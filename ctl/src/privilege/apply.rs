@@ -15,9 +15,19 @@ const NAME: &str = "rootlessd-helper";
 /// Where it is if it is not installed beside us. Never looked for in `PATH`, which is anybody's.
 const DIRECTORIES: [&str; 2] = ["/usr/local/sbin", "/usr/sbin"];
 
-/// The command line by which root does what was asked for.
+/// The command line by which root does what was asked for, for whoever runs this.
 pub fn line(words: &[String]) -> String {
-    format!("sudo {NAME} apply {} --for {}", words.join(" "), user())
+    format!("{} --for {}", line_for_all(words), user())
+}
+
+/// The same, for everybody.
+pub fn line_for_all(words: &[String]) -> String {
+    format!("sudo {NAME} apply {}", words.join(" "))
+}
+
+/// Whether it is there at all.
+pub fn is_installed() -> bool {
+    find(std::env::current_exe().ok().as_deref(), &DIRECTORIES.map(Path::new)).is_some()
 }
 
 /// What would be changed, a sentence for each file and setting.

@@ -29,7 +29,7 @@ pub async fn run(request: &Request, how: How, json: bool) -> Result<Exit, Failur
     let words = request.words();
     let helper = Helper::connect().await.map_err(|error| helper::failure(error, &words))?;
     let answer = helper.asking(async |helper| request.send(helper).await).await;
-    let outcome = answer.map_err(|asked| asked.failure(&words))?;
+    let outcome = answer.map_err(|asked| asked.failure(|error| helper::failure(error, &words)))?;
     let outcome = to_outcome(outcome).map_err(Failure::Api)?;
     if matches!(request, Request::Ports(_)) {
         tell_supervisor().await;
@@ -151,7 +151,7 @@ pub fn short(id: &str) -> &str {
 
 fn what_to_do(need: Need) -> String {
     match need {
-        Need::EngineRestart => "rootlessctl restart, if the engine is running".to_owned(),
+        Need::EngineRestart => "rootlessctl restart, unless the engine is stopped".to_owned(),
         Need::UserManagerRestart => format!(
             "log out everywhere and in again; or sudo systemctl restart user@{}.service, which ends \
              all services that you run, the engine among them",
@@ -175,13 +175,15 @@ mod tests {
         let outcome = Outcome {
             grants: vec![id.clone(), id.clone()],
             needs: Vec::new(),
-            notes: vec!["the engine does not run: its next start has it".to_owned()],
+            notes: vec![
+                "no engine runs in rootlessd-engine.scope: the next one there has it".to_owned(),
+            ],
         };
         assert_eq!(
             page(&ports, &outcome),
             "Your engine may listen on 80/tcp and 443/udp.\n  \
              to undo it: rootlessctl ports revoke 80/tcp 443/udp\n  \
-             note: the engine does not run: its next start has it\n"
+             note: no engine runs in rootlessd-engine.scope: the next one there has it\n"
         );
         let outcome =
             Outcome { grants: vec![id], needs: Need::ALL.to_vec(), notes: vec!["a\x1bb".into()] };
@@ -191,7 +193,7 @@ mod tests {
             format!(
                 "Every user's RootlessKit may listen on every port.\n  \
                  to undo it: rootlessctl privileges revoke 3f2a91c0\n  \
-                 still needed: rootlessctl restart, if the engine is running\n  \
+                 still needed: rootlessctl restart, unless the engine is stopped\n  \
                  still needed: log out everywhere and in again; or sudo systemctl restart \
                  user@{uid}.service, which ends all services that you run, the engine among them\n  \
                  note: a\\u{{1b}}b\n"

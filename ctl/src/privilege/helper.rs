@@ -127,9 +127,9 @@ pub enum Asked {
 
 impl Asked {
     /// The failure, with root's command line as the remedy where that helps.
-    pub fn failure(self, words: &[String]) -> Failure {
+    pub fn failure(self, failure: impl FnOnce(Error) -> Failure) -> Failure {
         match self {
-            Self::Refused(error) => failure(error, words),
+            Self::Refused(error) => failure(error),
             Self::Interrupted => Failure::Interrupted(
                 "interrupted; rootlessctl privileges shows whether it was done before",
             ),
@@ -145,12 +145,24 @@ pub async fn grants_briefly() -> Option<Vec<Grant>> {
 
 /// A failure of the helper. Where nobody could be asked, or there is nobody to ask, root can do the
 /// same: `words` is what stands after `rootlessd-helper apply`.
-pub fn failure(mut error: Error, words: &[String]) -> Failure {
+pub fn failure(error: Error, words: &[String]) -> Failure {
+    failure_with(error, apply::line(words))
+}
+
+/// The same, of what is for everybody.
+pub fn failure_for_all(error: Error, words: &[String]) -> Failure {
+    failure_with(error, apply::line_for_all(words))
+}
+
+fn failure_with(mut error: Error, line: String) -> Failure {
     match error.kind {
+        ErrorKind::HelperMissing if !apply::is_installed() => {
+            error.remedy = Some(format!("install rootlessd-helper, then {line}"));
+        }
         ErrorKind::HelperMissing
         | ErrorKind::PolkitUnavailable
         | ErrorKind::InteractionRequired
-        | ErrorKind::AccessDenied => error.remedy = Some(apply::line(words)),
+        | ErrorKind::AccessDenied => error.remedy = Some(line),
         _ => {}
     }
     Failure::Api(error)

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{
     grant::short,
-    helper::{Helper, failure},
+    helper::{Helper, failure, failure_for_all},
 };
 use crate::{
     exit::Exit,
@@ -17,13 +17,17 @@ use crate::{
 /// Shows the caller's grants, or everybody's.
 pub async fn list(all: bool, json: bool) -> Result<Exit, Failure> {
     let words = ["list".to_owned()];
-    let helper = Helper::connect().await.map_err(|error| failure(error, &words))?;
+    let failed = |error| match all {
+        true => failure_for_all(error, &words),
+        false => failure(error, &words),
+    };
+    let helper = Helper::connect().await.map_err(failed)?;
     let grants = match all {
         true => {
             let answer = helper.asking(async |helper| helper.list_all_grants().await).await;
-            to_grants(answer.map_err(|asked| asked.failure(&words))?).map_err(Failure::Api)?
+            to_grants(answer.map_err(|asked| asked.failure(failed))?).map_err(Failure::Api)?
         }
-        false => helper.grants().await.map_err(|error| failure(error, &words))?,
+        false => helper.grants().await.map_err(failed)?,
     };
     if json {
         output::json(&json!({ "grants": grants }))?;

@@ -99,7 +99,7 @@ async fn revoke(helper: &Helper, found: &Found<'_>) -> Result<Outcome, Failure> 
         }
         _ => {
             let answer = helper.asking(async |helper| helper.revoke(found.id()).await).await;
-            answer.map_err(|asked| asked.failure(&words))?
+            answer.map_err(|asked| asked.failure(|error| failure(error, &words)))?
         }
     };
     to_outcome(answer).map_err(Failure::Api)

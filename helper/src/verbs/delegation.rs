@@ -37,11 +37,14 @@ pub async fn plan(
 ) -> Result<Option<Change>, Error> {
     let machine = read(root, "/sys/fs/cgroup/cgroup.controllers")?.unwrap_or_default();
     if let Some(missing) = wanted.iter().find(|controller| !machine.contains(controller)) {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            format!("this machine's cgroup v2 has no {missing} controller, so that there is none to delegate"),
-        )
-        .with_remedy("boot with systemd.unified_cgroup_hierarchy=1"));
+        let text = format!(
+            "this machine's cgroup v2 has no {missing} controller, so that there is none to delegate"
+        );
+        let remedy = match machine.is_empty() {
+            true => "boot with systemd.unified_cgroup_hierarchy=1",
+            false => "boot without cgroup_disable=, or a kernel that has it",
+        };
+        return Err(Error::new(ErrorKind::Unsupported, text).with_remedy(remedy));
     }
     let asked: BTreeSet<_> = granted(entries);
     let have = of_user(root, user.uid)?.unwrap_or_default();
