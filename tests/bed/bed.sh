@@ -247,7 +247,7 @@ stock() {
     local contrib=/usr/share/docker.io/contrib modules
     modules=/lib/modules/$(uname -r)
     # shellcheck disable=SC2016
-    (as_root sh -c 'ln -sf "$1/dockerd-rootless.sh" /usr/bin/ && mkdir -p "$2" && echo ip_tables.ko >>"$2/modules.builtin"' \
+    (as_root sh -c 'ln -sf "$1/dockerd-rootless.sh" /usr/bin/ && mkdir -p "$2" && printf "%s.ko\n" ip_tables nf_tables >>"$2/modules.builtin"' \
         sh $contrib "$modules")
     as_user $contrib/dockerd-rootless-setuptool.sh install
 }

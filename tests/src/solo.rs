@@ -48,6 +48,9 @@ use crate::{
 /// How long anything of the engine may take here before it counts as hanging.
 pub const SOON: Duration = Duration::from_secs(30);
 
+/// A configuration by which the engine starts only when it is asked for, so that everything can be made ready first.
+pub const ON_DEMAND: &str = "engine.start = \"demand\"\n";
+
 /// The image that [`User::load_image`] loads; its command serves a page on port 80.
 pub const IMAGE: &str = "rootlessd/tiny";
 

@@ -137,7 +137,7 @@ fn attack_23_there_is_no_way_to_apparmor() {
 fn attack_24_what_is_taken_back_is_as_it_was() {
     let target = boot(Rule::Yes);
     target.with_controllers();
-    target.user_sh("systemd-run -q --user --scope -u rootlessd-engine.scope --slice=rootlessd.slice sleep infinity >/dev/null 2>&1 &").ok();
+    let _scope = target.engine_scope("");
     target.root_sh("sed -i /^tester:/d /etc/subuid /etc/subgid").ok();
     target.grant(["ListGrants", ""]);
     let before = target.snapshot();
@@ -255,7 +255,6 @@ fn attack_31_what_is_taken_back_while_it_is_used_is_not_had_again() {
     let target = boot(Rule::Yes);
     target.user_sh("systemd-run -q --user --scope -u rootlessd-engine.scope --slice=rootlessd.slice sleep infinity >/dev/null 2>&1 &").ok();
     let scope = "/sys/fs/cgroup/user.slice/user-4242.slice/user@4242.service/rootlessd.slice/rootlessd-engine.scope";
-    target.wait_path(scope, SOON);
     let id = target.grant(["GrantPorts", "a(sq)", "tcp/80"]).remove(0);
     let inside = |command: &str| {
         let join = format!(

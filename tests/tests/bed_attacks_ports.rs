@@ -3,7 +3,8 @@
 use rootlessd_tests::{
     attacks::target::{MALLORY, Rule, Target},
     bed::{IMAGE, Suite},
-    machine::{SOON, on_both},
+    command::Spawned,
+    machine::on_both,
 };
 
 const ATTACKER: &str = env!("CARGO_BIN_EXE_rootlessd-attacker");
@@ -33,18 +34,15 @@ fn may(target: &Target, cgroup: &str, uid: u32) -> Vec<String> {
     said.lines().filter_map(|line| line.strip_suffix(" ok")).map(str::to_owned).collect()
 }
 
-fn scope(target: &Target) {
-    let run = "systemd-run -q --user --scope -p Delegate=yes -u rootlessd-engine.scope --slice=rootlessd.slice \
-               sleep infinity >/dev/null 2>&1 &";
-    target.user_sh(run).ok();
-    target.wait_path(&format!("{USER}/{SCOPE}/cgroup.procs"), SOON);
+fn scope(target: &Target) -> Spawned {
+    target.engine_scope("-p Delegate=yes")
 }
 
 #[test]
 fn attack_32_a_grant_is_for_one_cgroup_one_protocol_and_one_port() {
     on_both(|suite| {
         let target = Target::boot(suite, ATTACKER, Rule::Yes);
-        scope(&target);
+        let _scope = scope(&target);
         let inside = format!("{USER}/{SCOPE}");
         let nested = format!("{inside}/nested");
         target.root(["mkdir", &nested]).ok();
@@ -84,7 +82,7 @@ fn attack_32_a_grant_is_for_one_cgroup_one_protocol_and_one_port() {
         }
         // A scope that is new has nothing until it is given.
         target.user_sh("systemctl --user stop rootlessd-engine.scope").ok();
-        scope(&target);
+        let _scope = scope(&target);
         assert_eq!(may(&target, &inside, 4242), free, "{suite}");
         assert_eq!(target.answer(["AttachGrants", ""]), "ok");
         assert_eq!(may(&target, &inside, 4242), granted, "{suite}");
@@ -113,7 +111,7 @@ fn attack_32_a_container_with_the_hosts_network_does_not_have_the_hosts_port() {
     target.user(["docker", "rm", "-f", "net"]).ok();
     // Published it is the machine's.
     target.user(["docker", "run", "-d", "--name", "web", "-p", "80:80", "rootlessd/tiny"]).ok();
-    assert_eq!(page("http://127.0.0.1:80/"), "hello from a container\n");
+    assert_eq!(target.fetch("http://127.0.0.1:80/"), "hello from a container");
     // A process in a container may not be in the scope, wherever its network is.
     let scope = target
         .root_sh(&format!(

@@ -20,9 +20,11 @@ fn it_starts_with_its_first_client_and_follows_the_containers_over_a_boot() {
 
         // A client starts it, the unit follows, and both end when nobody is left.
         let mut watch = machine.watch();
-        assert!(machine.user(["docker", "version"]).ok().contains("Server:"));
+        let events = machine.spawn_user(["docker", "events"]);
         watch.until(&["running"]);
         machine.wait_unit("docker.service", "active", FOLLOWS);
+        assert!(machine.user(["docker", "version"]).ok().contains("Server:"));
+        drop(events);
         watch.until(&["listening"]);
         machine.wait_unit("docker.service", "inactive", FOLLOWS);
         drop(watch);

@@ -16,8 +16,8 @@ use rootlessd_tests::{
 };
 
 const PAGE: &str = "hello from a container";
-/// How long a question is held, and how long dockerd waits at least.
-const HELD: [Duration; 2] = [Duration::from_secs(12), Duration::from_secs(16)];
+/// How long a question is held.
+const HELD: Duration = Duration::from_secs(12);
 
 /// A machine with a running engine, somebody to be asked, and the terminal where that is.
 fn machine(suite: Suite) -> Machine {
@@ -69,7 +69,7 @@ fn docker_run_goes_on_after_a_yes() {
         if suite != Suite::Forky {
             machine.user(["docker", "run", "--rm", "rootlessd/tiny", "true"]).ok();
         }
-        assert!(begin.elapsed() < HELD[0]);
+        assert!(begin.elapsed() < HELD);
         agent.answer(ADMINISTRATOR.1);
         ended(waiting, "0");
         assert_eq!(machine.fetch("http://127.0.0.1:443/"), PAGE);
@@ -133,7 +133,8 @@ fn a_late_yes_is_still_a_yes() {
         let other = run(&machine, "other", "8443:80");
         let refusal = ended(waiting, "125");
         let took = begin.elapsed();
-        assert!((HELD[0]..HELD[1]).contains(&took), "{took:?}: {refusal}");
+        // dockerd, which would wait no longer either, has other words for it.
+        assert!(took >= HELD, "{took:?}: {refusal}");
         for text in ["443/tcp", "The question whether to grant it is still open", "docker start"] {
             assert!(refusal.contains(text), "{refusal}");
         }

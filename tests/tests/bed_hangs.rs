@@ -39,7 +39,7 @@ fn a_part_is_stopped() {
             let text = word(&lost["text"]);
             assert!(text.starts_with(&format!("{part} was ended, since it did not")), "{text}");
             assert!(text.ends_with("while it was stopped by SIGSTOP"), "{text}");
-            assert!(answered < PATIENCE, "{suite}: {part} {answered:?}");
+            assert!(noticed < PATIENCE, "{suite}: {part} {noticed:?}");
             let after = watch.until(&["running"]);
             assert_eq!(after["deaths"], Value::Array(vec![]));
             assert!(machine.page().is_some(), "{suite}: {part}");

@@ -11,7 +11,7 @@ use std::{
 use nix::sys::signal::Signal;
 use rootlessd_tests::{
     command::wait_for,
-    solo::{SOON, User, exists, page, rounds, signal, wait_gone},
+    solo::{ON_DEMAND, SOON, User, exists, page, rounds, signal, wait_gone},
 };
 use serde_json::Value;
 
@@ -75,10 +75,12 @@ fn a_child_that_dies_while_the_network_is_connected() {
     );
     let bin = network.parent().unwrap().display();
     let path = format!("environment.PATH = \"{bin}:/usr/local/bin:/usr/bin:/bin\"\n");
-    user.configure(&format!("{path}engine.network.driver = \"slirp4netns\"\n"));
+    user.configure(&format!("{ON_DEMAND}{path}engine.network.driver = \"slirp4netns\"\n"));
     user.daemonize();
     let mut watch = user.watch();
+    watch.next_status();
     let begun = Instant::now();
+    user.ctl("start --no-block").ok();
     let status = watch.until(|status| status["state"] == "backoff");
     let death = &status["deaths"][0];
     eprintln!("noticed after {:?}: {death}", begun.elapsed());
@@ -366,9 +368,13 @@ fn too_often() {
     let user = User::new();
     let dockerd =
         user.script("bin/dockerd", "echo 'level=fatal msg=\"the disk is on fire\"' >&2; exit 3");
-    user.configure(&format!("dockerd.path = {dockerd:?}\nengine.restart.delay = \"10ms\"\n"));
+    user.configure(&format!(
+        "{ON_DEMAND}dockerd.path = {dockerd:?}\nengine.restart.delay = \"10ms\"\n"
+    ));
     user.daemonize();
     let mut watch = user.watch();
+    watch.next_status();
+    user.ctl("start --no-block").ok();
     let status = watch.until(|status| status["state"] == "failed");
     let deaths = status["deaths"].as_array().unwrap();
     assert_eq!(deaths.len(), 5);
@@ -385,7 +391,7 @@ fn too_often() {
     fs::remove_file(&dockerd).unwrap();
     user.configure("");
     assert_eq!(user.ctl("reset-failed").status.code(), Some(0));
-    assert_eq!(user.state(), "stopped");
+    assert_eq!(user.state(), "listening");
     user.ctl("start").ok();
     assert_eq!(user.state(), "running");
 }

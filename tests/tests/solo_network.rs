@@ -18,7 +18,7 @@ use nix::{
 };
 use rootlessd_tests::{
     command::wait_for,
-    solo::{Process, SOON, User, enter, page, rounds, signal, wait_gone},
+    solo::{ON_DEMAND, Process, SOON, User, enter, page, rounds, signal, wait_gone},
 };
 use serde_json::Value;
 
@@ -296,11 +296,13 @@ fn that_dies_on_the_way_up() {
     );
     let bin = network.parent().unwrap().display();
     user.configure(&format!(
-        "environment.PATH = \"{bin}:/usr/local/bin:/usr/bin:/bin\"\n\
+        "{ON_DEMAND}environment.PATH = \"{bin}:/usr/local/bin:/usr/bin:/bin\"\n\
          engine.network.driver = \"slirp4netns\"\n"
     ));
     user.daemonize();
     let mut watch = user.watch();
+    watch.next_status();
+    user.ctl("start --no-block").ok();
     let status = watch.until(|status| status["state"] == "backoff");
     let death = &status["deaths"][0];
     assert_eq!((&death["part"], &death["exitCode"]), (&"network".into(), &3.into()), "{death}");

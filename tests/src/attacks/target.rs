@@ -93,11 +93,23 @@ impl Target {
         .ok();
     }
 
+    /// A unit of the user's like the engine's, without one in it, for as long as the value lives.
+    pub fn engine_scope(&self, options: &str) -> Spawned {
+        let run = format!(
+            "exec systemd-run -q --user --scope {options} -u rootlessd-engine.scope \
+             --slice=rootlessd.slice sh -c 'echo up; exec sleep infinity'"
+        );
+        let mut scope = self.spawn_user(["sh", "-c", &run]);
+        scope.wait_line(SOON, |line| line == "up");
+        scope
+    }
+
     /// Has another rule hold.
     pub fn set_rule(&self, rule: Rule) {
         let text = rule.text();
-        self.root(["sh", "-c", "printf %s \"$0\" >$1 && systemctl restart polkit", &text, RULES])
-            .ok();
+        let script = "printf %s \"$0\" >$1; systemctl reset-failed polkit 2>/dev/null
+             systemctl restart polkit";
+        self.root(["sh", "-c", script, &text, RULES]).ok();
     }
 
     /// Has the machine have cgroup controllers to delegate, whatever it has.

@@ -7,7 +7,12 @@ use super::{
 use crate::machine::{Machine, RUNTIME};
 
 pub(super) fn rows() -> Vec<Row> {
-    let start = Promise { detected: None, recovered: ms(3000), containers: Kept::StartedAnew };
+    let start = Promise {
+        detected: None,
+        recovered: ms(3000),
+        containers: Kept::StartedAnew,
+        ..Promise::NONE
+    };
     vec![
         Row {
             number: "12",
@@ -32,6 +37,7 @@ pub(super) fn rows() -> Vec<Row> {
                 detected: ms(2000),
                 recovered: ms(8000),
                 containers: Kept::StartedAnew,
+                ..Promise::NONE
             },
             ours: |machine, _| locked(machine),
             stock: None,
@@ -39,7 +45,7 @@ pub(super) fn rows() -> Vec<Row> {
         Row {
             number: "24",
             fault: "the configuration is replaced all the time",
-            promise: Promise { detected: None, recovered: ms(30_000), containers: Kept::Untouched },
+            promise: Promise { recovered: ms(30_000), ..Promise::NONE },
             ours: |machine, _| replaced(machine),
             stock: None,
         },

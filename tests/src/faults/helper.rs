@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Kept, Promise, Row, Trial, ms, trial::AS_USER};
+use super::{Promise, Row, Trial, ms, trial::AS_USER};
 use crate::{
     grants::{Caller as _, call},
     machine::Machine,
@@ -13,14 +13,14 @@ pub(super) fn rows() -> Vec<Row> {
         Row {
             number: "18a",
             fault: "nobody to ask",
-            promise: Promise { detected: ms(2000), recovered: None, containers: Kept::Untouched },
+            promise: Promise { detected: ms(2000), ..Promise::NONE },
             ours: |machine, _| refused(machine, "true", "true"),
             stock: None,
         },
         Row {
             number: "18b",
             fault: "polkitd is gone",
-            promise: Promise { detected: ms(10_000), recovered: None, containers: Kept::Untouched },
+            promise: Promise { detected: ms(10_000), ..Promise::NONE },
             ours: |machine, _| {
                 refused(
                     machine,
@@ -33,7 +33,7 @@ pub(super) fn rows() -> Vec<Row> {
         Row {
             number: "19",
             fault: "the helper is killed at work",
-            promise: Promise { detected: None, recovered: ms(5000), containers: Kept::Untouched },
+            promise: Promise { recovered: ms(5000), ..Promise::NONE },
             ours: killed,
             stock: None,
         },

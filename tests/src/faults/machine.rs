@@ -75,7 +75,12 @@ pub(super) fn rows() -> Vec<Row> {
         Row {
             number: "28",
             fault: "cgroup controllers are missing",
-            promise: Promise { detected: ms(5000), recovered: None, containers: Kept::StartedAnew },
+            promise: Promise {
+                detected: ms(5000),
+                recovered: None,
+                containers: Kept::StartedAnew,
+                ..Promise::NONE
+            },
             ours: |machine, _| controllers_missing(machine),
             stock: None,
         },

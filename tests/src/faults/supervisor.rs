@@ -43,7 +43,12 @@ pub(super) fn rows() -> Vec<Row> {
         Row {
             number: "8b",
             fault: "a start called off",
-            promise: Promise { detected: ms(5000), recovered: None, containers: Kept::StartedAnew },
+            promise: Promise {
+                detected: ms(5000),
+                recovered: None,
+                containers: Kept::StartedAnew,
+                ..Promise::NONE
+            },
             ours: called_off,
             stock: None,
         },
@@ -66,14 +71,14 @@ pub(super) fn rows() -> Vec<Row> {
         Row {
             number: "22",
             fault: "1,000 calls at once, 200 watchers, one deaf",
-            promise: Promise { detected: None, recovered: Some(P99), containers: Kept::Untouched },
+            promise: Promise { recovered: Some(P99), ..Promise::NONE },
             ours: |machine, _| loaded(machine, "", 200, 1000),
             stock: None,
         },
         Row {
             number: "23",
             fault: "10,000 SIGHUP a second, 20 calls at once",
-            promise: Promise { detected: None, recovered: Some(P99), containers: Kept::Untouched },
+            promise: Promise { recovered: Some(P99), ..Promise::NONE },
             ours: |machine, _| {
                 let pid = word(&machine.status()["supervisor"]["pid"]);
                 let flood = format!(
@@ -90,6 +95,7 @@ pub(super) fn rows() -> Vec<Row> {
                 detected: None,
                 recovered: ms(20_000),
                 containers: Kept::StartedAnew,
+                ..Promise::NONE
             },
             ours: |machine, _| strangers_pid(machine),
             stock: None,
