@@ -134,14 +134,12 @@ pub(crate) fn door(status: &Status, waited: Duration, client_wait: Duration) -> 
         State::Failed | State::Unknown => "rootless Docker cannot be started".to_owned(),
     };
     let reasons = status.reasons.first().map_or(String::new(), |reason| {
-        // A failed engine is not tried again until somebody says so.
-        let then = if status.state == State::Failed { ", then rootlessctl start" } else { "" };
-        let remedy = reason.remedy.as_ref().filter(|it| !it.ends_with("rootlessctl start"));
-        let remedy = match (remedy, &reason.remedy) {
-            (Some(remedy), _) => format!(" (to mend it: {remedy}{then})"),
-            (None, Some(remedy)) => format!(" (to mend it: {remedy})"),
-            (None, None) => String::new(),
-        };
+        let remedy = reason.remedy.as_ref().map_or(String::new(), |remedy| {
+            // A failed engine is not tried again until somebody says so.
+            let is_said = status.state != State::Failed || remedy.ends_with("rootlessctl start");
+            let then = if is_said { "" } else { ", then rootlessctl start" };
+            format!(" (to mend it: {remedy}{then})")
+        });
         format!(": {}{remedy}", reason.text)
     });
     Door::Answer(match status.state {

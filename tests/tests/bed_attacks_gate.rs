@@ -174,7 +174,13 @@ fn attack_06_without_an_answer_it_is_no() {
             }
             assert_eq!(target.port_start(), "1024", "{how}");
         };
-        target.root_sh("systemctl restart polkit && pkill -STOP -x polkitd").ok();
+        // systemd 257 takes it for started before it has its name.
+        let owned = "busctl call org.freedesktop.DBus /org/freedesktop/DBus org.freedesktop.DBus NameHasOwner s \
+                     org.freedesktop.PolicyKit1 | grep -q true";
+        let stands = format!(
+            "systemctl restart polkit && until {owned}; do sleep 0.02; done && pkill -STOP -x polkitd"
+        );
+        target.root_sh(&stands).ok();
         refused("polkit stands still");
         target
             .root_sh(

@@ -85,7 +85,9 @@ impl DockerdConfig {
         let path = dir.dockerd_config();
         files::replace_json(&path, &self.merged)
             // Without space for another file there may be some in this one.
-            .or_else(|_| files::overwrite(&path, self.merged.to_string().as_bytes()))
+            .or_else(|error| {
+                files::overwrite(&path, self.merged.to_string().as_bytes()).map_err(|_| error)
+            })
             .map_err(|error| {
                 let text = format!("{} cannot be written: {error}", path.display());
                 Error::new(ErrorKind::Internal, text)
