@@ -83,14 +83,18 @@ impl DockerdConfig {
 
     pub fn write(&self, dir: &EngineDir) -> Result<(), Error> {
         let path = dir.dockerd_config();
-        files::replace_json(&path, &self.merged)
-            // Without space for another file there may be some in this one.
-            .or_else(|error| {
-                files::overwrite(&path, self.merged.to_string().as_bytes()).map_err(|_| error)
-            })
-            .map_err(|error| {
-                let text = format!("{} cannot be written: {error}", path.display());
-                Error::new(ErrorKind::Internal, text)
-            })
+        files::replace_json(&path, &self.merged).map_err(|error| {
+            let text = format!("{} cannot be written: {error}", path.display());
+            Error::new(ErrorKind::Internal, text)
+        })
+    }
+
+    /// Write it in the place of the one before, where there is no space for both: for a stop, after which
+    /// nobody reads it.
+    pub fn write_for_the_end(&self, dir: &EngineDir) -> Result<(), Error> {
+        self.write(dir).or_else(|error| {
+            let content = self.merged.to_string();
+            files::overwrite(&dir.dockerd_config(), content.as_bytes()).map_err(|_| error)
+        })
     }
 }

@@ -26,7 +26,7 @@ impl Init {
                 Ok(_) => {}
                 Err(error) => tracing::warn!("dockerd does not tell how it is: {error}"),
             }
-            if let Err(error) = config.write(&dir) {
+            if let Err(error) = config.write_for_the_end(&dir) {
                 tracing::warn!("{error}");
                 return;
             }

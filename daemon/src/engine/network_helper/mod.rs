@@ -23,6 +23,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use nix::{
     sys::{signal::Signal, stat::Mode},
     unistd::{Pid, mkfifo},
@@ -65,6 +66,8 @@ const LASTING: [&str; 3] = ["slirp4netns", "pasta", "vpnkit"];
 /// Whatever ends RootlessKit ends its helper with it, and either can be the first. This is how long
 /// the other may take.
 const GRACE: Duration = Duration::from_millis(20);
+/// How often to look, with this pause, for the command line of a helper that lives and has none.
+const LOOKS: usize = 50;
 /// How fast a helper is replaced that dies again and again, or cannot be started. After too many
 /// losses that is tried again when they do not count any more.
 const PACE: RestartPolicy = RestartPolicy {
@@ -142,7 +145,7 @@ impl Guard<'_> {
     async fn run(mut self) -> Death {
         // Written once the network is connected.
         files::appeared(&self.child_pid()).await;
-        let Some((mut running, line)) = self.find() else {
+        let Some((mut running, line)) = self.find().await else {
             tracing::warn!(
                 rootlessd_part = Part::Network.as_str(),
                 "no {} of RootlessKit's is found, so it is not watched",
@@ -154,7 +157,8 @@ impl Guard<'_> {
         let successor =
             successor(network_driver, port_driver, self.program, &line, &self.pid_file());
         loop {
-            let can_heal = network_on_loss == &OnLoss::Heal && successor.is_ok();
+            let can_heal =
+                network_on_loss == &OnLoss::Heal && successor.is_ok() && !line.is_empty();
             let death = self.end_of(&mut running, can_heal).await;
             let lost = Instant::now();
             if self.is_ending().await {
@@ -192,11 +196,19 @@ impl Guard<'_> {
     }
 
     /// The helper that RootlessKit started, and its command line: empty if it is dead.
-    fn find(&self) -> Option<(Running, Vec<String>)> {
+    async fn find(&self) -> Option<(Running, Vec<String>)> {
         let shim = std::process::id();
         let pid = processes::network_helper(self.rootlesskit, shim)?;
         let process = Process::open(pid).ok()?;
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let mut line = vec![];
+        for _ in 0..LOOKS {
+            line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            // That of one that lives has been seen to be empty, as it is while it becomes another program.
+            if !line.is_empty() || process.gone().now_or_never().is_some() {
+                break;
+            }
+            sleep(GRACE).await;
+        }
         let words = line.strip_suffix(&[0]).map(|line| line.split(|&byte| byte == 0));
         let words = words.into_iter().flatten().map(|word| String::from_utf8_lossy(word).into());
         // A pasta that went to the background is an orphan of RootlessKit's.
