@@ -13,7 +13,7 @@ use std::{
         ffi::OsStrExt,
         fs::{MetadataExt, PermissionsExt},
     },
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -71,9 +71,7 @@ async fn end(systemd: Option<&Systemd>, dir: &EngineDir, plan: Option<&Plan>) ->
         remove_runtime_files(&plan.docker);
         remove_state_dir(&plan.state_dir);
     }
-    if !rootlesskit_lives() {
-        remove_mount_points(Path::new("/tmp"));
-    }
+    remove_mount_points(Path::new("/tmp"), rootlesskit_lives);
     tell(dir.path().display(), dir.remove());
     left
 }
@@ -187,14 +185,18 @@ fn remove_state_dir(state_dir: &Path) {
 /// `pkg/child/child.go`).
 const MOUNT_POINTS: [&str; 2] = ["rootlesskit-b", "rksys"];
 
-/// Remove such mount points that are left: what is ours and empty.
-fn remove_mount_points(tmp: &Path) {
+/// Remove such mount points that are left, unless somebody may need them: what is ours and empty.
+fn remove_mount_points(tmp: &Path, is_needed: impl FnOnce() -> bool) {
     let me = nix::unistd::getuid().as_raw();
+    let is_ours =
+        |path: &PathBuf| fs::symlink_metadata(path).is_ok_and(|it| it.is_dir() && it.uid() == me);
     let entries = fs::read_dir(tmp).into_iter().flatten().flatten();
-    for path in entries.filter(|entry| is_mount_point(&entry.file_name())).map(|it| it.path()) {
-        if fs::symlink_metadata(&path).is_ok_and(|it| it.is_dir() && it.uid() == me) {
+    let named = entries.filter(|entry| is_mount_point(&entry.file_name()));
+    let left: Vec<_> = named.map(|entry| entry.path()).filter(is_ours).collect();
+    if !left.is_empty() && !is_needed() {
+        for path in left {
             // Something in it would not be RootlessKit's.
-            let _ = fs::remove_dir(&path);
+            let _ = fs::remove_dir(path);
         }
     }
 }
@@ -226,7 +228,9 @@ mod tests {
         }
         fs::write(tmp.join("rootlesskit-b2/file"), "").unwrap();
         fs::write(tmp.join("rksys-file"), "").unwrap();
-        remove_mount_points(tmp);
+        remove_mount_points(tmp, || true);
+        assert!(tmp.join("rksys1").exists());
+        remove_mount_points(tmp, || false);
         let mut left: Vec<_> =
             fs::read_dir(tmp).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         left.sort();

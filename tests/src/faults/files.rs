@@ -7,12 +7,7 @@ use super::{
 use crate::machine::{Machine, RUNTIME};
 
 pub(super) fn rows() -> Vec<Row> {
-    let start = Promise {
-        detected: None,
-        recovered: ms(3000),
-        containers: Kept::StartedAnew,
-        ..Promise::NONE
-    };
+    let start = Promise { detected: None, recovered: ms(3000), containers: Kept::StartedAnew };
     vec![
         Row {
             number: "12",
@@ -37,7 +32,6 @@ pub(super) fn rows() -> Vec<Row> {
                 detected: ms(2000),
                 recovered: ms(8000),
                 containers: Kept::StartedAnew,
-                ..Promise::NONE
             },
             ours: |machine, _| locked(machine),
             stock: None,

@@ -75,12 +75,7 @@ pub(super) fn rows() -> Vec<Row> {
         Row {
             number: "28",
             fault: "cgroup controllers are missing",
-            promise: Promise {
-                detected: ms(5000),
-                recovered: None,
-                containers: Kept::StartedAnew,
-                ..Promise::NONE
-            },
+            promise: Promise { detected: ms(5000), recovered: None, containers: Kept::StartedAnew },
             ours: |machine, _| controllers_missing(machine),
             stock: None,
         },

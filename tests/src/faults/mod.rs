@@ -46,8 +46,6 @@ pub struct Promise {
     pub recovered: Option<Duration>,
     /// The containers that run on, or come back, are all there are. Where not, they start anew.
     pub containers: Kept,
-    /// What the recovery may take longer with dockerd 20.10, as of Debian 12.
-    pub old_dockerd: Duration,
 }
 
 /// What containers live through.
@@ -76,23 +74,7 @@ const fn well_within(recovered: u64) -> Promise {
 
 impl Promise {
     /// Of nothing, but that containers are untouched.
-    pub const NONE: Self = Self {
-        detected: None,
-        recovered: None,
-        containers: Kept::Untouched,
-        old_dockerd: Duration::ZERO,
-    };
-
-    /// The same, with so many ms more for a dockerd 20.10.
-    const fn with_old_dockerd(self, more: u64) -> Self {
-        Self { old_dockerd: Duration::from_millis(more), ..self }
-    }
-
-    /// As it is on one Debian.
-    pub fn on(&self, suite: Suite) -> Self {
-        let more = if suite == Suite::Bookworm { self.old_dockerd } else { Duration::ZERO };
-        Self { recovered: self.recovered.map(|recovered| recovered + more), ..*self }
-    }
+    pub const NONE: Self = Self { detected: None, recovered: None, containers: Kept::Untouched };
 
     /// The same, with containers that start anew.
     const fn anew(self) -> Self {
@@ -166,7 +148,7 @@ impl Harness<'_> {
     /// Provokes the faults of these rows on a machine of their own.
     pub fn run(&self, rows: &[Row]) -> Table {
         let Self { suite, load, rounds, slack, stock } = *self;
-        let mut table = Table::with_slack(suite, slack);
+        let mut table = Table::with_slack(slack);
         let mut machine = prepared(suite, load);
         for row in rows {
             let begin = Instant::now();

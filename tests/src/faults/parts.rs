@@ -1,7 +1,7 @@
 //! A part of the engine dies or hangs: rows 1 to 6, and 21.
 
 use super::{
-    Row, Stock, Trial,
+    Row, Stock, Trial, containers,
     trial::{CONFIG, again, is, page, provoke, provoke_by_root, reason, signal, told},
     within,
 };
@@ -16,18 +16,32 @@ const OUTSIDE: &str = "http://198.51.100.1/page";
 pub(super) fn rows() -> Vec<Row> {
     vec![
         Row {
-            number: "1",
-            fault: "rootlesskit killed",
-            promise: within(100, 1000).anew().with_old_dockerd(OLD_DOCKERD),
-            ours: |machine, _| namespaces_lost(machine, "rootlesskit"),
-            stock: Some(|stock| stock.provoke("kill -KILL $(pgrep -xo rootlesskit)", READY)),
+            number: "1a",
+            fault: "rootlesskit killed, no containers",
+            promise: within(100, 1000),
+            ours: |machine, _| without_containers(machine, "rootlesskit"),
+            stock: None,
         },
         Row {
-            number: "2",
+            number: "1b",
+            fault: "rootlesskit killed",
+            promise: within(100, 2000).anew(),
+            ours: |machine, _| namespaces_lost(machine, "rootlesskit", &page()),
+            stock: Some(|stock| stock.provoke("kill -KILL $(pgrep -xo rootlesskit)", &page())),
+        },
+        Row {
+            number: "2a",
+            fault: "rootlesskit's child killed, no containers",
+            promise: within(100, 1000),
+            ours: |machine, _| without_containers(machine, "rootlesskit's child"),
+            stock: None,
+        },
+        Row {
+            number: "2b",
             fault: "rootlesskit's child killed",
-            promise: within(100, 1000).anew().with_old_dockerd(OLD_DOCKERD),
-            ours: |machine, _| namespaces_lost(machine, "rootlesskit's child"),
-            stock: Some(|stock| stock.provoke(&format!("kill -KILL {CHILD}"), READY)),
+            promise: within(100, 2000).anew(),
+            ours: |machine, _| namespaces_lost(machine, "rootlesskit's child", &page()),
+            stock: Some(|stock| stock.provoke(&format!("kill -KILL {CHILD}"), &page())),
         },
         Row {
             number: "3",
@@ -115,16 +129,20 @@ pub(super) fn rows() -> Vec<Row> {
     ]
 }
 
-/// dockerd 20.10 alone takes 0.8 s for a start with two containers of a dead engine, most of it for iptables: other
-/// ones take half of that.
-const OLD_DOCKERD: u64 = 400;
-
 /// Docker is there again.
 const READY: &str = "docker version";
 
-/// Whoever holds the namespaces is killed, and all goes with them.
-fn namespaces_lost(machine: &Machine, victim: &str) -> Trial {
-    provoke(machine, &signal(machine, "KILL", victim), READY, &is("backoff"))
+/// Whoever holds the namespaces is killed, and all goes with them. dockerd starts the containers before it answers.
+fn namespaces_lost(machine: &Machine, victim: &str, check: &str) -> Trial {
+    provoke(machine, &signal(machine, "KILL", victim), check, &is("backoff"))
+}
+
+/// The same without containers, whose start takes dockerd longer than all the rest.
+fn without_containers(machine: &Machine, victim: &str) -> Trial {
+    machine.user_sh("docker rm -f web other").ok();
+    let trial = namespaces_lost(machine, victim, READY);
+    containers(machine);
+    trial
 }
 
 /// What a hanging part answers no more. It has a limit of its own, since it would wait for ever.

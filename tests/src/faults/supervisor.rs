@@ -43,12 +43,7 @@ pub(super) fn rows() -> Vec<Row> {
         Row {
             number: "8b",
             fault: "a start called off",
-            promise: Promise {
-                detected: ms(5000),
-                recovered: None,
-                containers: Kept::StartedAnew,
-                ..Promise::NONE
-            },
+            promise: Promise { detected: ms(5000), recovered: None, containers: Kept::StartedAnew },
             ours: called_off,
             stock: None,
         },
@@ -95,7 +90,6 @@ pub(super) fn rows() -> Vec<Row> {
                 detected: None,
                 recovered: ms(20_000),
                 containers: Kept::StartedAnew,
-                ..Promise::NONE
             },
             ours: |machine, _| strangers_pid(machine),
             stock: None,

@@ -3,12 +3,10 @@
 use std::{fmt, time::Duration};
 
 use super::{Row, Trial};
-use crate::bed::Suite;
 
 /// The trials of one Debian.
 #[derive(Debug)]
 pub struct Table {
-    suite: Suite,
     slack: u32,
     lines: Vec<Line>,
     leftovers: Vec<String>,
@@ -30,13 +28,12 @@ struct Line {
 
 impl Table {
     /// One whose times may be so many times what is promised.
-    pub fn with_slack(suite: Suite, slack: u32) -> Self {
-        Self { suite, slack, lines: vec![], leftovers: vec![] }
+    pub fn with_slack(slack: u32) -> Self {
+        Self { slack, lines: vec![], leftovers: vec![] }
     }
 
     /// Adds the trials of a row, and the one of stock rootless Docker.
     pub fn add(&mut self, row: &Row, trials: &[Trial], stock: Option<Trial>) {
-        let promise = row.promise.on(self.suite);
         let sorted = |of: fn(&Trial) -> Option<Duration>| {
             let mut times: Vec<_> = trials.iter().filter_map(of).collect();
             times.sort();
@@ -44,7 +41,7 @@ impl Table {
         };
         let sum = |of: fn(&Trial) -> usize| trials.iter().map(of).sum();
         let mut broken: Vec<_> =
-            trials.iter().flat_map(|trial| promise.broken_by(trial, self.slack)).collect();
+            trials.iter().flat_map(|trial| row.promise.broken_by(trial, self.slack)).collect();
         broken.sort();
         broken.dedup();
         self.lines.push(Line {
@@ -179,7 +176,7 @@ mod tests {
             (vec![ended], "3 dockerd killed: 1 containers ended"),
             (vec![left], "3 dockerd killed: left: zombie 7"),
         ] {
-            let mut table = Table::with_slack(Suite::Trixie, 1);
+            let mut table = Table::with_slack(1);
             table.add(&row, &trials, None);
             assert_eq!(table.broken().join("\n"), broken);
             assert_eq!(table.to_string().contains("BROKEN"), !broken.is_empty());
