@@ -134,7 +134,7 @@ fn measures() -> Vec<Measure> {
             &up(&stock),
             "id=$(docker run -d --rm rootlessd/tiny); pid=$(pidof containerd); t=$(now); kill -9 $pid
              while kill -0 $pid 2>/dev/null; do :; done
-             until docker exec $id true 2>/dev/null; do sleep 0.005; done; since $t
+             until docker exec $id true >/dev/null 2>&1; do sleep 0.005; done; since $t
              docker rm -f $id >/dev/null",
         ),
         both(
@@ -144,7 +144,7 @@ fn measures() -> Vec<Measure> {
             &up(&stock),
             "sleep 1; pid=$(pidof containerd); t=$(now); kill -9 $pid
              while kill -0 $pid 2>/dev/null; do :; done
-             until docker run --rm rootlessd/tiny true 2>/dev/null; do sleep 0.005; done; since $t",
+             until docker run --rm rootlessd/tiny true >/dev/null 2>&1; do sleep 0.005; done; since $t",
         ),
         Measure {
             name: "first client to its answer",
