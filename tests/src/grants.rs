@@ -171,10 +171,14 @@ impl Machine {
         };
         let rules: String = actions.iter().map(rule).collect();
         let rules = format!("polkit.addRule(function (action, subject) {{\n{rules}}});\n");
+        self.set_polkit_rules("/etc/polkit-1/rules.d/10-test.rules", &rules);
+    }
+
+    /// Has polkit go by such a file.
+    pub fn set_polkit_rules(&self, file: &str, rules: &str) {
         // Whoever waits for polkit to notice by itself waits for no event. A unit that never ran has nothing to reset.
-        let script = "printf %s \"$0\" >/etc/polkit-1/rules.d/10-test.rules
-             systemctl reset-failed polkit 2>/dev/null; systemctl restart polkit";
-        self.root(["sh", "-c", script, &rules]).ok();
+        let script = "printf %s \"$0\" >$1; systemctl reset-failed polkit 2>/dev/null; systemctl restart polkit";
+        self.root(["sh", "-c", script, rules, file]).ok();
     }
 
     /// Makes the account of [`ADMINISTRATOR`].

@@ -23,7 +23,7 @@ use crate::{
 pub const SOON: Duration = Duration::from_secs(30);
 
 /// How long what is dead may be seen.
-pub const PASSES: Duration = Duration::from_secs(5);
+const PASSES: Duration = Duration::from_secs(5);
 
 /// Where the served page is.
 pub const PAGE: &str = "http://127.0.0.1:8080/";
@@ -200,15 +200,9 @@ impl Machine {
     /// What of an engine is left where there is none: processes, units, mounts, files and ports, a
     /// line each.
     pub fn leftovers(&self) -> String {
-        let search = || self.root_sh(include_str!("leftovers.sh")).ok();
         // Who has ended is reaped a moment later, and systemd forgets their units another one later.
         let passes = |line: &str| line.starts_with("zombie ") || line.starts_with("unit ");
-        let deadline = Instant::now() + PASSES;
-        let mut left = search();
-        while !left.is_empty() && left.lines().all(passes) && Instant::now() < deadline {
-            left = search();
-        }
-        left
+        what_stays(|| self.root_sh(include_str!("leftovers.sh")).ok(), passes)
     }
 
     /// A varlink client that nobody wrote a library for: it sends a call, listens on, and prints each
@@ -231,6 +225,16 @@ impl Machine {
             self.root(["grep", "-qxF", line, path]).status.success().then_some(())
         });
     }
+}
+
+/// What a search finds, a line each, and still finds a moment later if all of that may pass.
+pub fn what_stays(search: impl Fn() -> String, passes: impl Fn(&str) -> bool) -> String {
+    let deadline = Instant::now() + PASSES;
+    let mut left = search();
+    while !left.is_empty() && left.lines().all(&passes) && Instant::now() < deadline {
+        left = search();
+    }
+    left
 }
 
 /// The changes of a status.

@@ -4,12 +4,11 @@
 use std::{
     cell::RefCell,
     collections::BTreeMap,
-    fs, io,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
 use super::probe;
+use crate::sys::files::FileId;
 
 /// The answers of programs that are still the same files.
 #[derive(Debug, Default)]
@@ -20,21 +19,7 @@ struct Answers {
     /// The environment in which all of them answered.
     environment: BTreeMap<String, String>,
     /// By program and argument.
-    answers: BTreeMap<(PathBuf, &'static str), (File, String)>,
-}
-
-/// A file in one state: a package puts another in its place, and an editor changes it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct File {
-    inode: (u64, u64),
-    changed: (i64, i64),
-}
-
-impl File {
-    fn of(path: &Path) -> io::Result<Self> {
-        let it = fs::metadata(path)?;
-        Ok(Self { inode: (it.dev(), it.ino()), changed: (it.ctime(), it.ctime_nsec()) })
-    }
+    answers: BTreeMap<(PathBuf, &'static str), (FileId, String)>,
 }
 
 impl Known {
@@ -46,7 +31,7 @@ impl Known {
         argument: &'static str,
         environment: &BTreeMap<String, String>,
     ) -> Result<Option<String>, String> {
-        let file = File::of(program).ok();
+        let file = FileId::at(program);
         if let Some(answer) =
             file.and_then(|file| self.answer(program, argument, environment, file))
         {
@@ -68,7 +53,7 @@ impl Known {
         program: &Path,
         argument: &'static str,
         environment: &BTreeMap<String, String>,
-        file: File,
+        file: FileId,
     ) -> Option<String> {
         let known = self.0.borrow();
         let (then, answer) = known.answers.get(&(program.to_owned(), argument))?;
@@ -78,6 +63,8 @@ impl Known {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::preflight::testing::Machine;
 

@@ -106,10 +106,7 @@ impl Target {
 
     /// Has another rule hold.
     pub fn set_rule(&self, rule: Rule) {
-        let text = rule.text();
-        let script = "printf %s \"$0\" >$1; systemctl reset-failed polkit 2>/dev/null
-             systemctl restart polkit";
-        self.root(["sh", "-c", script, &text, RULES]).ok();
+        self.set_polkit_rules(RULES, &rule.text());
     }
 
     /// Has the machine have cgroup controllers to delegate, whatever it has.

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::{
     bed::{Bed, IMAGE, Suite},
     command::Output,
-    machine::{Machine, PAGE, PASSES, RUNTIME, SOON, Watch, victims, word},
+    machine::{Machine, PAGE, RUNTIME, SOON, Watch, victims, what_stays, word},
 };
 
 /// rootlessd's configuration for most rows.
@@ -245,11 +245,7 @@ pub fn zombies(bed: &Bed) -> Vec<String> {
         ps -eo stat=,pid=,ppid=,comm= | awk -v kit=$kit '$1 ~ /^Z/ && $3 != 0 &&
             !($3 == kit && $4 ~ /^(slirp4netns|pasta)/)'
     ";
-    let deadline = Instant::now() + PASSES;
-    let mut left = bed.root_sh(list).ok();
-    while !left.is_empty() && Instant::now() < deadline {
-        left = bed.root_sh(list).ok();
-    }
+    let left = what_stays(|| bed.root_sh(list).ok(), |_| true);
     left.lines().map(|line| format!("zombie {line}")).collect()
 }
 
