@@ -73,20 +73,31 @@ impl Bed {
 
     /// The same, with the contents of these folders copied over the root file system: `DESTDIR`s of `make install`.
     pub fn boot_with(suite: Suite, trees: &[&Path]) -> Self {
-        Self::boot_by(CONTAINER, suite, trees)
+        Self::boot_by(CONTAINER, suite, trees, &[])
     }
 
     /// The same with a kernel of its own: a virtual machine, of `tests/vm/vm.sh`. Its first use takes some
     /// minutes, and all that runs in it is some twenty times slower. It knows no units and no stock Docker.
     pub fn boot_virtual(suite: Suite, trees: &[&Path]) -> Self {
-        Self::boot_by(VIRTUAL, suite, trees)
+        Self::boot_by(VIRTUAL, suite, trees, &[])
     }
 
-    fn boot_by(script: &'static str, suite: Suite, trees: &[&Path]) -> Self {
+    /// A virtual machine that can [sleep](Self::sleep), and is slower for it.
+    pub fn boot_virtual_that_sleeps(suite: Suite, trees: &[&Path]) -> Self {
+        Self::boot_by(VIRTUAL, suite, trees, &["--can-sleep"])
+    }
+
+    fn boot_by(
+        script: &'static str,
+        suite: Suite,
+        trees: &[&Path],
+        options: &[&'static str],
+    ) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(1);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let bed = Self { name: format!("{suite}-{}-{number}", process::id()), script };
         let mut args: Vec<OsString> = vec![suite.name().into(), bed.name.clone().into()];
+        args.extend(options.iter().map(OsString::from));
         for tree in trees {
             args.extend(["--tree".into(), tree.into()]);
         }
@@ -164,6 +175,12 @@ impl Bed {
     /// Reboots in order, and returns when the user's manager is up again. What is on the disks stays.
     pub fn reboot(&self) {
         self.run("reboot", [""; 0]).ok();
+    }
+
+    /// Suspends a virtual machine that can sleep to its memory for so many seconds, and returns when it is awake again. It
+    /// can do so once.
+    pub fn sleep(&self, seconds: u32) {
+        self.run("sleep", [seconds.to_string()]).ok();
     }
 
     /// The last lines of the journal, of this boot and those before.

@@ -75,6 +75,12 @@ impl Machine {
         Self { bed: Bed::boot_virtual(suite, &[install::tree()]), suite }
     }
 
+    /// The same; it can sleep.
+    pub fn boot_virtual_that_sleeps() -> Self {
+        let suite = Suite::Trixie;
+        Self { bed: Bed::boot_virtual_that_sleeps(suite, &[install::tree()]), suite }
+    }
+
     /// Boots it, enables rootlessd, and returns when the engine runs.
     pub fn running(suite: Suite) -> Self {
         let machine = Self::boot(suite);

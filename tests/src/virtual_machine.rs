@@ -36,6 +36,11 @@ impl Vm {
         Self(Machine::boot_virtual())
     }
 
+    /// The same; it can sleep.
+    pub fn that_sleeps() -> Self {
+        Self(Machine::boot_virtual_that_sleeps())
+    }
+
     /// The same; its engine runs, and has the tiny image.
     pub fn running() -> Self {
         let vm = Self::boot();

@@ -14,8 +14,8 @@ fn group(name: &str) {
     let (_, rows) = groups.into_iter().find(|(it, _)| *it == name).expect("a group");
     let load = Path::new(env!("CARGO_BIN_EXE_rootlessd-load"));
     // How fast it is is looked at by `make faults`, where nothing else runs.
-    let harness = Harness { suite: Suite::Trixie, load, rounds: rounds(1), slack: 5, stock: None };
-    let table = harness.run(&rows);
+    let harness = Harness { suite: Suite::Trixie, load, rounds: rounds(1), slack: 5 };
+    let table = harness.run(&rows, None);
     eprintln!("{table}");
     assert_eq!(table.broken(), [""; 0]);
 }

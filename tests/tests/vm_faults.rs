@@ -66,42 +66,75 @@ fn row_9_a_part_is_killed_for_memory() {
 #[ignore = "needs the virtual machine: make test-vm"]
 fn row_16_the_clock_leaps() {
     let vm = Vm::boot();
-    vm.configure("[engine.restart]\ndelay = \"40s\"\nmax_delay = \"40s\"\n");
-    vm.enable();
-    vm.user(["docker", "load", "-qi", rootlessd_tests::bed::IMAGE]).ok();
-    let web = web(&vm);
+    let web = slow_to_retry(&vm);
     let set = |seconds: i64| {
         vm.root(["sh", "-c", "date -s @$(($(date +%s) + $0))", &seconds.to_string()]).ok();
     };
-    // While it runs, that is told, and nothing else happens.
-    for (seconds, words) in [(3600, "set forward by"), (-7200, "set back by")] {
-        let before = victims(&vm.status());
-        set(seconds);
-        let told =
-            event(&vm, words, |event| event["text"].as_str().is_some_and(|it| it.contains(words)));
-        eprintln!("{}", told["text"]);
-        assert_eq!((word(&told["kind"]).as_str(), word(&told["part"])), ("changed", "host".into()));
-        wait_running(&vm);
-        assert_eq!(victims(&vm.status()), before);
-        assert_eq!(vm.web_pid(), web);
-        vm.wait_page_on(PORT);
+    let leaps = [(3600, "set forward by"), (-7200, "set back by")];
+    for (seconds, words) in leaps {
+        nothing_comes_of(&vm, words, &web, || set(seconds));
     }
-    assert_eq!(vm.status()["deaths"], Value::Array(vec![]));
-
-    // A back-off lasts as long as it was to, whatever the clock says.
-    for seconds in [3600, -7200] {
-        vm.kill(&victims(&vm.status())["rootlesskit"]);
-        wait_for("a back-off", SOON, || (vm.state() == "backoff").then_some(()));
-        set(seconds);
-        wait_running(&vm);
-        let lasted = last_backoff(&vm);
-        eprintln!("a back-off of 40 s, and the clock set by {seconds} s: {lasted} s");
+    for (seconds, _) in leaps {
+        let lasted = backoff(&vm, || set(seconds));
         assert!((39..60).contains(&lasted), "{lasted} s");
-        vm.wait_page_on(PORT);
     }
 }
 
-/// How long the last back-off lasted, in whole s of a clock that nobody sets: journald notes that, too.
+#[test]
+#[ignore = "needs the virtual machine: make test-vm"]
+fn row_16_the_machine_sleeps() {
+    let vm = Vm::that_sleeps();
+    let web = slow_to_retry(&vm);
+    nothing_comes_of(&vm, "the machine slept for", &web, || vm.sleep(50));
+}
+
+#[test]
+#[ignore = "needs the virtual machine: make test-vm"]
+fn row_16_the_machine_sleeps_in_a_backoff() {
+    let vm = Vm::that_sleeps();
+    slow_to_retry(&vm);
+    // It goes on meanwhile, and is over when the machine wakes.
+    let lasted = backoff(&vm, || vm.sleep(50));
+    assert!(lasted < 20, "{lasted} s");
+}
+
+/// The engine, which starts again 40 s after a death, and [`web`].
+fn slow_to_retry(vm: &Vm) -> String {
+    vm.configure("[engine.restart]\ndelay = \"40s\"\nmax_delay = \"40s\"\n");
+    vm.enable();
+    vm.user(["docker", "load", "-qi", rootlessd_tests::bed::IMAGE]).ok();
+    web(vm)
+}
+
+/// A leap while the engine runs is told, and nothing else happens.
+fn nothing_comes_of(vm: &Vm, words: &str, web: &str, leap: impl FnOnce()) {
+    let before = victims(&vm.status());
+    leap();
+    let told =
+        event(vm, words, |event| event["text"].as_str().is_some_and(|it| it.contains(words)));
+    eprintln!("{}", told["text"]);
+    assert_eq!((word(&told["kind"]).as_str(), word(&told["part"])), ("changed", "host".into()));
+    vm.wait_page_on(PORT);
+    wait_running(vm);
+    assert_eq!(victims(&vm.status()), before);
+    assert_eq!(vm.web_pid(), web);
+    assert_eq!(vm.status()["deaths"], Value::Array(vec![]));
+}
+
+/// How long a back-off of 40 s with a leap in it lasts, as [`last_backoff`] counts. The page is back after it.
+fn backoff(vm: &Vm, leap: impl FnOnce()) -> u64 {
+    vm.kill(&victims(&vm.status())["rootlesskit"]);
+    wait_for("a back-off", SOON, || (vm.state() == "backoff").then_some(()));
+    leap();
+    wait_running(vm);
+    let lasted = last_backoff(vm);
+    eprintln!("a back-off of 40 s lasted {lasted} s");
+    vm.wait_page_on(PORT);
+    lasted
+}
+
+/// How long the last back-off lasted, in whole s of a clock that nobody sets and that stands still in a suspend:
+/// journald notes that, too.
 fn last_backoff(vm: &Vm) -> u64 {
     let fields = ["journalctl", "--user", "-o", "json", "ROOTLESSD_EVENT=state"];
     let lines = vm.user(fields).ok();

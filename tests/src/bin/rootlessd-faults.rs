@@ -19,14 +19,13 @@ fn main() -> ExitCode {
     });
     let mut broken = vec![];
     for suite in suites {
-        let stock = Stock::boot(suite);
+        let mut stock = Stock::boot(suite);
         for (name, rows) in faults::groups() {
             if rows.is_empty() {
                 continue;
             }
-            let harness =
-                Harness { suite, load: &load, rounds: rounds(5), slack: 1, stock: Some(&stock) };
-            let table = harness.run(&rows);
+            let harness = Harness { suite, load: &load, rounds: rounds(5), slack: 1 };
+            let table = harness.run(&rows, Some(&mut stock));
             println!("\n{suite}, {name}, {} times each\n{table}", rounds(5));
             broken.extend(table.broken().into_iter().map(|line| format!("{suite}: {line}")));
         }

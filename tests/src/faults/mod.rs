@@ -34,7 +34,7 @@ pub struct Row {
     /// Provokes it, and sees what comes of it. The engine runs before and after.
     pub ours: fn(&Machine, u32) -> Trial,
     /// The same with stock rootless Docker, where there is something to compare.
-    pub stock: Option<fn(&Stock) -> Trial>,
+    pub stock: Option<fn(&mut Stock) -> Trial>,
 }
 
 /// What a row may take at most. `None`: nothing is to be seen of it at all, or it is no matter of time.
@@ -140,14 +140,12 @@ pub struct Harness<'a> {
     pub rounds: u32,
     /// How many times what is promised a time may be: beside others, on a busy machine, more than once.
     pub slack: u32,
-    /// Stock rootless Docker, on which each is provoked once.
-    pub stock: Option<&'a Stock>,
 }
 
 impl Harness<'_> {
-    /// Provokes the faults of these rows on a machine of their own.
-    pub fn run(&self, rows: &[Row]) -> Table {
-        let Self { suite, load, rounds, slack, stock } = *self;
+    /// Provokes the faults of these rows on a machine of their own, and each once on stock rootless Docker.
+    pub fn run(&self, rows: &[Row], mut stock: Option<&mut Stock>) -> Table {
+        let Self { suite, load, rounds, slack } = *self;
         let mut table = Table::with_slack(slack);
         let mut machine = prepared(suite, load);
         for row in rows {
@@ -161,7 +159,7 @@ impl Harness<'_> {
                 });
                 trials.push(trial);
             }
-            let beside = stock.zip(row.stock);
+            let beside = stock.as_deref_mut().zip(row.stock);
             let beside = beside.map(|(stock, provoke)| caught(|| provoke(stock)));
             table.add(row, &trials, beside.map(|trial| trial.unwrap_or_else(|broken| broken)));
             let took = begin.elapsed().as_secs_f64();

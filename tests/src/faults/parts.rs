@@ -162,7 +162,7 @@ fn hangs(machine: &Machine, part: &'static str) -> Trial {
     provoke(machine, &signal(machine, "STOP", part), EXEC, &lost)
 }
 
-fn containerd(stock: &Stock, signal: &str, check: &str) -> Trial {
+fn containerd(stock: &mut Stock, signal: &str, check: &str) -> Trial {
     stock.provoke(&format!("kill -{signal} $(pidof containerd)"), check)
 }
 
@@ -185,10 +185,10 @@ fn network(machine: &Machine, signal: &str) -> Trial {
     )
 }
 
-fn stock_network(stock: &Stock, signal: &str) -> Trial {
-    let pid = stock.0.user(["docker", "inspect", "-f", "{{.State.Pid}}", "web"]);
-    let pid = if pid.status.success() { pid.ok() } else { String::new() };
-    let check = way_out(&stock.0, &pid);
+fn stock_network(stock: &mut Stock, signal: &str) -> Trial {
+    let bed = stock.revived();
+    let pid = bed.user(["docker", "inspect", "-f", "{{.State.Pid}}", "web"]).ok();
+    let check = way_out(bed, &pid);
     stock.provoke_as_root(&format!("kill -{signal} $(pidof slirp4netns)"), &check)
 }
 

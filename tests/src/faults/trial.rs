@@ -261,7 +261,10 @@ pub fn unit_with(machine: &Machine, lines: &str) {
 
 /// Stock rootless Docker in a bed, with the same containers.
 #[derive(Debug)]
-pub struct Stock(pub Bed);
+pub struct Stock {
+    bed: Bed,
+    suite: Suite,
+}
 
 impl Stock {
     /// Boots and starts it.
@@ -272,45 +275,57 @@ impl Stock {
         bed.user_sh("docker run -d --name web -p 8080:80 --restart unless-stopped rootlessd/tiny")
             .ok();
         bed.user_sh("docker run -d --name other --restart always rootlessd/tiny").ok();
-        Self(bed)
+        Self { bed, suite }
+    }
+
+    /// Its bed, in which it runs.
+    pub fn revived(&mut self) -> &Bed {
+        self.revive();
+        &self.bed
     }
 
     /// Provokes a fault by a script of root's, and watches until `check` works for the user. Whatever becomes of it, the
     /// engine runs before the next.
-    pub fn provoke(&self, fault: &str, check: &str) -> Trial {
+    pub fn provoke(&mut self, fault: &str, check: &str) -> Trial {
         self.provoke_as_root(fault, &format!("{AS_USER} {check}"))
     }
 
     /// The same, with a check of root's.
-    pub fn provoke_as_root(&self, fault: &str, check: &str) -> Trial {
-        self.revive();
-        let before = alive(&self.0);
+    pub fn provoke_as_root(&mut self, fault: &str, check: &str) -> Trial {
+        let bed = self.revived();
+        let before = alive(bed);
         let patience = PATIENCE.to_string();
-        let printed = self.0.root(["bash", "-c", TIMED, fault, check, &patience]).ok();
+        let printed = bed.root(["bash", "-c", TIMED, fault, check, &patience]).ok();
         let (_, recovered) = times(&printed);
-        let left = zombies(&self.0);
-        let answers = self.0.user(["timeout", "5", "docker", "version"]).status.success();
+        let left = zombies(bed);
+        let answers = bed.user(["timeout", "5", "docker", "version"]).status.success();
         let containers = match answers {
-            true => compare(&before, &alive(&self.0)),
+            true => compare(&before, &alive(bed)),
             false => Containers { lost: before.len(), ..Containers::default() },
         };
         Trial { recovered, containers, left, ..Trial::default() }
     }
 
-    /// Starts it anew if it is not what it was.
-    fn revive(&self) {
+    /// Starts it anew if it is not what it was; boots another if even that does not help.
+    fn revive(&mut self) {
         let works = format!("timeout 5 docker exec web true && {}", page());
-        if !self.0.user_sh(&works).status.success() {
-            self.0.root_sh("pidof slirp4netns dockerd containerd | xargs -r kill -CONT; true").ok();
-            // What it stumbles over for ever stays until somebody removes it.
-            let anew = format!(
-                "systemctl --user stop docker; systemctl --user reset-failed docker
-                 rm -f {RUNTIME}/docker.pid {RUNTIME}/docker/containerd/containerd.pid
-                 systemctl --user start docker"
-            );
-            self.0.user_sh(&anew).ok();
-            let wait = "until docker exec web true && docker exec other true; do sleep 0.1; done 2>/dev/null";
-            self.0.user(["timeout", "60", "sh", "-c", wait]).ok();
+        if self.bed.user_sh(&works).status.success() {
+            return;
+        }
+        self.bed.root_sh("pidof slirp4netns dockerd containerd | xargs -r kill -CONT; true").ok();
+        // What it stumbles over for ever stays until somebody removes it.
+        let anew = format!(
+            "systemctl --user stop docker; systemctl --user reset-failed docker
+             rm -f {RUNTIME}/docker.pid {RUNTIME}/docker/containerd/containerd.pid
+             systemctl --user start docker"
+        );
+        let wait =
+            "until docker exec web true && docker exec other true; do sleep 0.1; done 2>/dev/null";
+        if !self.bed.user_sh(&anew).status.success()
+            || !self.bed.user(["timeout", "60", "sh", "-c", wait]).status.success()
+        {
+            eprintln!("stock does not come back: another is booted");
+            *self = Self::boot(self.suite);
         }
     }
 }
