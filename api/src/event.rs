@@ -100,7 +100,7 @@ pub struct Event {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub action: Option<String>,
     /// How long it took, in µs: from the loss of a part to its replacement, from a reason to its
-    /// end; of a change of the state, how long the engine was on its way or unwell before.
+    /// end, or how long the machine slept; of a change of the state, how long the engine was on its way or unwell before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub took: Option<u64>,
 }

@@ -202,7 +202,8 @@ pub struct Incident {
     pub kind: IncidentKind,
     /// What happened, in a sentence.
     pub text: String,
-    /// How long after its loss it was replaced, in µs.
+    /// How long after its loss it was replaced, or how long what has changed lasted, in µs: a suspend
+    /// of the machine, or how long a part did not answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub took: Option<u64>,
 }

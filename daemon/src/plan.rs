@@ -159,7 +159,8 @@ impl Plan {
             let in_swarm = docker_config::is_in_swarm(&plan.docker.data_root);
             plan.docker.live_restore = Some(on && !in_swarm);
         }
-        plan.reasons.retain(|reason| on || !Code::LiveRestoreOffSwarm.is(reason));
+        let agreed = [Code::LiveRestoreOffSwarm, Code::LiveRestoreOffDaemonJson];
+        plan.reasons.retain(|reason| on || !agreed.iter().any(|code| code.is(reason)));
         Some(plan)
     }
 

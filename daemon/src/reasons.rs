@@ -156,6 +156,8 @@ codes! {
     TlsKeyExposed = "tls-key-exposed", Config, Fatal;
     /// `live-restore` is off, since this engine is a member of a Swarm.
     LiveRestoreOffSwarm = "live-restore-off-swarm", Config, Note;
+    /// `live-restore` is off, since `daemon.json` says so, and not rootlessd's configuration.
+    LiveRestoreOffDaemonJson = "live-restore-off-daemon-json", Config, Note;
     /// Drop-ins of another `docker.service` have no effect on rootlessd.
     DropInsIgnored = "drop-ins-ignored", Config, Note;
     /// The unit that Docker's set-up tool wrote is still there.

@@ -50,6 +50,9 @@ pub enum Incident {
         at: u64,
         /// What, and what was done about it.
         text: String,
+        /// How long it lasted, in µs, if that is over.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        took: Option<u64>,
     },
 }
 
@@ -82,7 +85,9 @@ impl Incident {
                 (IncidentKind::Replaced, *at, text, Some(*took))
             }
             Self::Missing { at, text, .. } => (IncidentKind::Missing, *at, text.clone(), None),
-            Self::Changed { at, text, .. } => (IncidentKind::Changed, *at, text.clone(), None),
+            Self::Changed { at, text, took, .. } => {
+                (IncidentKind::Changed, *at, text.clone(), *took)
+            }
         };
         rootlessd_api::Incident { at, part: self.part(), kind, text, took }
     }

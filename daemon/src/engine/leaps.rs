@@ -7,7 +7,10 @@ use super::{
     dir::EngineDir,
     incidents::{self, Incident},
 };
-use crate::sys::{clock, leaps::Leaps};
+use crate::sys::{
+    clock,
+    leaps::{Leap, Leaps},
+};
 
 /// Write down each, for ever.
 pub async fn tell(dir: EngineDir) {
@@ -16,12 +19,14 @@ pub async fn tell(dir: EngineDir) {
         Err(error) => return not_seen(&error),
     };
     loop {
-        let text = match leaps.next().await {
-            Ok(text) => text,
+        let Leap { text, slept } = match leaps.next().await {
+            Ok(leap) => leap,
             Err(error) => return not_seen(&error),
         };
         tracing::info!(rootlessd_part = Part::Shim.as_str(), "{text}");
-        let incident = Incident::Changed { part: Part::Host, at: clock::now_realtime(), text };
+        let took = slept.map(clock::micros);
+        let at = clock::now_realtime();
+        let incident = Incident::Changed { part: Part::Host, at, text, took };
         if let Err(error) = incidents::append(&dir, &incident) {
             tracing::warn!("{} cannot be written: {error}", dir.incidents().display());
         }

@@ -1,7 +1,7 @@
 //! What is new in a status, as events: a pure function.
 
 use rootlessd_api::{
-    Death, Event, EventKind, Incident, IncidentKind, Occurrence, Reason, State, Status,
+    Death, Event, EventKind, Incident, IncidentKind, Occurrence, Part, Reason, State, Status,
 };
 
 use super::told::{Standing, Told};
@@ -89,8 +89,11 @@ fn incident(incident: &Incident, told: &Told, blank: &Event) -> Event {
             told.loss(part).cloned(),
             Some("the engine goes on without it; rootlessctl restart"),
         ),
-        // What else happens to a part says itself what it came from.
-        _ => (incident.text.clone(), None, None),
+        // Its sentence says what was done about it, too, if anything was.
+        IncidentKind::Changed | IncidentKind::Unknown => {
+            let action = (part == Part::Host).then_some("the engine goes on");
+            (incident.text.clone(), Some(incident.text.clone()), action)
+        }
     };
     Event {
         at: incident.at,

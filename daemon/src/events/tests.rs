@@ -164,6 +164,20 @@ fn a_part_that_is_replaced_is_told_with_its_loss_and_nothing_twice() {
 }
 
 #[test]
+fn what_changed_is_told_with_how_long_it_lasted() {
+    let mut teller = Teller::default();
+    teller.tell(&status(State::Running, 1), None);
+    let mut now = status(State::Running, 1);
+    let slept = incident(IncidentKind::Changed, 9, Some(7));
+    now.incidents = vec![Incident { part: Part::Host, ..slept }];
+    let told = teller.events(&now, None);
+    let [event] = told.as_slice() else { panic!("{told:?}") };
+    assert_eq!((event.part, event.took), (Some(Part::Host), Some(7)));
+    assert_eq!(event.cause.as_deref(), Some("slirp4netns changed"));
+    assert_eq!(event.action.as_deref(), Some("the engine goes on"));
+}
+
+#[test]
 fn a_death_comes_before_the_state_that_it_leads_to() {
     let mut teller = Teller::default();
     teller.tell(&status(State::Running, 1), None);

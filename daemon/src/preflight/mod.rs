@@ -216,8 +216,19 @@ impl Inspection<'_> {
             // With this driver a rootless dockerd uses none.
             plan.cgroup_driver = cgroups.misleads_dockerd().then(|| "cgroupfs".to_owned());
         }
-        if !user.contains_key(docker_config::LIVE_RESTORE) {
-            plan.live_restore = Some(self.loaded.config.engine.live_restore);
+        let wanted = self.loaded.config.engine.live_restore;
+        match user.get(docker_config::LIVE_RESTORE) {
+            None => plan.live_restore = Some(wanted),
+            Some(Value::Bool(false)) if wanted => {
+                findings.add(Code::LiveRestoreOffDaemonJson.reason_with_remedy(
+                    format!(
+                        "{} turns live-restore off: containers end when dockerd does",
+                        plan.user_config.display()
+                    ),
+                    "remove \"live-restore\" from it, or set engine.live_restore = false to agree",
+                ));
+            }
+            Some(_) => {}
         }
         // Whatever dockerd's file cannot be made of is an obstacle now, not in the namespaces.
         if let Err(reason) = docker_config::merge(user, &plan) {

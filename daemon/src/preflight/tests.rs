@@ -271,6 +271,24 @@ async fn a_swarm_has_no_live_restore() {
 }
 
 #[tokio::test(flavor = "current_thread")]
+async fn daemon_json_that_turns_live_restore_off_is_told() {
+    let machine = Machine::complete();
+    machine.write(DAEMON_JSON, r#"{"live-restore": false}"#);
+    let plan = plan_on(&machine).await;
+    assert_eq!(plan.docker.live_restore, None);
+    assert_eq!(codes(&plan.reasons), ["live-restore-off-daemon-json"]);
+    // Whoever agrees is not told again, nor whoever says what is so anyway.
+    let mut config = config::Config::default();
+    config.engine.live_restore = false;
+    assert_eq!(plan.following(&config).expect("a change").reasons, []);
+    machine.write(CONFIG, "engine.live_restore = false\n");
+    assert_eq!(plan_on(&machine).await.reasons, []);
+    machine.write(CONFIG, "");
+    machine.write(DAEMON_JSON, r#"{"live-restore": true}"#);
+    assert_eq!(plan_on(&machine).await.reasons, []);
+}
+
+#[tokio::test(flavor = "current_thread")]
 async fn a_running_engine_follows_live_restore() {
     let machine = Machine::complete();
     let plan = plan_on(&machine).await;

@@ -68,7 +68,7 @@ pub struct Moment {
 impl Moment {
     /// After this time.
     pub fn after(delay: Duration) -> Self {
-        let micros = u64::try_from(delay.as_micros()).unwrap_or(u64::MAX);
+        let micros = clock::micros(delay);
         Self {
             boottime: clock::now_boottime().saturating_add(delay),
             realtime: clock::now_realtime().saturating_add(micros),

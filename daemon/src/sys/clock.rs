@@ -16,7 +16,12 @@ use super::fd;
 /// The time of day in µs since 1970, as the API tells it.
 pub fn now_realtime() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+    micros(since)
+}
+
+/// In whole µs, as the API tells times and durations.
+pub fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// The time since boot, suspend included: what deaths and delays are counted with, since nobody

@@ -43,20 +43,31 @@ impl Clocks {
         }
     }
 
-    /// What happened since another moment, in words.
-    fn leap_since(self, before: Self) -> Option<String> {
+    /// What happened since another moment.
+    fn leap_since(self, before: Self) -> Option<Leap> {
         let least = i128::try_from(LEAST.as_micros()).unwrap_or(i128::MAX);
         let slept = (self.boottime - before.boottime) - (self.monotonic - before.monotonic);
         let set = (self.realtime - before.realtime) - (self.boottime - before.boottime);
         let seconds = |micros: i128| micros.abs() / 1_000_000;
-        let slept = (slept >= least).then(|| format!("the machine slept for {} s", seconds(slept)));
+        let slept = (slept >= least).then_some(slept);
+        let asleep = slept.map(|slept| format!("the machine slept for {} s", seconds(slept)));
         let set = (set.abs() >= least).then(|| {
             let direction = if set > 0 { "forward" } else { "back" };
             format!("the time of day was set {direction} by {} s", seconds(set))
         });
-        let texts: Vec<_> = slept.into_iter().chain(set).collect();
-        (!texts.is_empty()).then(|| texts.join(", and "))
+        let texts: Vec<_> = asleep.into_iter().chain(set).collect();
+        let slept = slept.and_then(|micros| u64::try_from(micros).ok()).map(Duration::from_micros);
+        (!texts.is_empty()).then(|| Leap { text: texts.join(", and "), slept })
     }
+}
+
+/// A leap of the clocks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leap {
+    /// What happened, in words.
+    pub text: String,
+    /// For how long the machine slept, if it did.
+    pub slept: Option<Duration>,
 }
 
 /// Who waits for a leap.
@@ -74,8 +85,8 @@ impl Leaps {
         Ok(Self { timer: fd::watch(timer)?, before: Clocks::now() })
     }
 
-    /// Wait for the next: what happened, in words. Cancelling it loses nothing.
-    pub async fn next(&mut self) -> io::Result<String> {
+    /// Wait for the next. Cancelling it loses nothing.
+    pub async fn next(&mut self) -> io::Result<Leap> {
         loop {
             self.timer.readable().await?.clear_ready();
             // It says that it was ended, which is why this is done; it has to be set again then.
@@ -84,8 +95,8 @@ impl Leaps {
             let now = Clocks::now();
             let leap = now.leap_since(self.before);
             self.before = now;
-            if let Some(text) = leap {
-                return Ok(text);
+            if let Some(leap) = leap {
+                return Ok(leap);
             }
         }
     }
@@ -116,15 +127,22 @@ mod tests {
         for (now, told) in [
             (before, None),
             (at(4600, 3700, 3690), None),
-            (at(8200, 7300, 90), Some("the machine slept for 7200 s")),
-            (at(4601, 101, 91), Some("the time of day was set forward by 3600 s")),
-            (at(-2599, 101, 91), Some("the time of day was set back by 3600 s")),
+            (at(8200, 7300, 90), Some(("the machine slept for 7200 s", Some(7200)))),
+            (at(4601, 101, 91), Some(("the time of day was set forward by 3600 s", None))),
+            (at(-2599, 101, 91), Some(("the time of day was set back by 3600 s", None))),
             (
                 at(8210, 7300, 91),
-                Some("the machine slept for 7199 s, and the time of day was set forward by 10 s"),
+                Some((
+                    "the machine slept for 7199 s, and the time of day was set forward by 10 s",
+                    Some(7199),
+                )),
             ),
         ] {
-            assert_eq!(now.leap_since(before).as_deref(), told, "{now:?}");
+            let told = told.map(|(text, slept)| Leap {
+                text: text.to_owned(),
+                slept: slept.map(Duration::from_secs),
+            });
+            assert_eq!(now.leap_since(before), told, "{now:?}");
         }
         let little = Clocks { realtime: before.realtime + 900_000, ..before };
         assert_eq!(little.leap_since(before), None);

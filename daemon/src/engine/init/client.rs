@@ -12,7 +12,10 @@ use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
 use super::{InitStatus, PortsStatus};
-use crate::{engine::dir::EngineDir, sys::files};
+use crate::{
+    engine::dir::EngineDir,
+    sys::{clock, files},
+};
 
 /// engine-init answers in microseconds; this is for one that is stopped or gone.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -38,7 +41,7 @@ impl InitClient {
     /// Stop everything within a time. It answers before it does so. `frozen`: what keeps dockerd
     /// still, if it runs nothing that it would have to stop.
     pub async fn stop(&self, within: Duration, frozen: Option<&Frozen>) -> Result<(), ClientError> {
-        let micros = u64::try_from(within.as_micros()).unwrap_or(u64::MAX);
+        let micros = clock::micros(within);
         let mut parameters = json!({ "timeout": micros });
         if frozen.is_some() {
             // An engine-init that cannot freeze does not know this either.

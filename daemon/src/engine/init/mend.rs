@@ -174,14 +174,14 @@ impl Init {
     fn tell_replaced(&mut self, part: Part) {
         let took = self.lost.remove(&part).map_or(Duration::ZERO, |since| since.elapsed());
         tracing::info!(rootlessd_part = part.as_str(), "{part} is replaced, after {took:.2?}");
-        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let took = clock::micros(took);
         self.note(&Incident::Replaced { part, at: clock::now_realtime(), took });
     }
 
     /// It is found again and again for as long as it hangs.
     fn tell_left(&mut self, part: Part, why: &str) {
-        let Some(running) = self.slot(part).as_mut().filter(|it| !it.left) else { return };
-        running.left = true;
+        let Some(running) = self.slot(part).as_mut().filter(|it| it.left.is_none()) else { return };
+        running.left = Some(Instant::now());
         let text = format!(
             "{part} hangs: {why}; it is left, since containers would end with it: live-restore is off"
         );
@@ -189,10 +189,12 @@ impl Init {
         self.note(&Incident::Missing { part, at: clock::now_realtime(), text });
     }
 
-    pub(super) fn tell_answers(&self, part: Part) {
+    /// It was left at this moment, and is well.
+    pub(super) fn tell_answers(&self, part: Part, since: Instant) {
         let text = format!("{part} answers again");
         tracing::info!(rootlessd_part = part.as_str(), "{text}");
-        self.note(&Incident::Changed { part, at: clock::now_realtime(), text });
+        let took = Some(clock::micros(since.elapsed()));
+        self.note(&Incident::Changed { part, at: clock::now_realtime(), text, took });
     }
 
     fn answer_waiting(&mut self) {

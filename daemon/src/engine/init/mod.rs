@@ -23,7 +23,7 @@ mod stop;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io, mem,
+    io,
     os::fd::OwnedFd,
     process::ExitCode,
     rc::Rc,
@@ -345,9 +345,8 @@ impl Init {
                 self.take(machine::Event::Hung(part, why), None).await
             }
             Request::Answers { part, pid } => {
-                if mem::take(&mut self.running(part, pid)?.left) {
-                    self.tell_answers(part);
-                }
+                let since = self.running(part, pid)?.left.take()?;
+                self.tell_answers(part, since);
                 None
             }
         }

@@ -39,8 +39,8 @@ pub struct Running {
     pub program: Option<FileId>,
     /// Why it was found to hang, and ended.
     pub hung: Option<String>,
-    /// Whether it was told that it hangs and is left, and not yet that it answers again.
-    pub left: bool,
+    /// Since when it is told that it hangs and is left, until it answers again.
+    pub left: Option<Instant>,
 }
 
 impl Running {
@@ -128,7 +128,7 @@ fn start(
             filled.borrow_mut().push(line);
         }
     });
-    Ok(Running { pid, tail, pump, program: file, hung: None, left: false })
+    Ok(Running { pid, tail, pump, program: file, hung: None, left: None })
 }
 
 /// The configuration that dockerd writes for its own containerd, as far as it matters: the same

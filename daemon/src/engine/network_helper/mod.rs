@@ -174,7 +174,7 @@ impl Guard<'_> {
                 (OnLoss::Heal, Ok(successor)) => {
                     self.tell(&Incident::lost(death));
                     running = self.replace(successor).await;
-                    let took = u64::try_from(lost.elapsed().as_micros()).unwrap_or(u64::MAX);
+                    let took = clock::micros(lost.elapsed());
                     let at = clock::now_realtime();
                     self.tell(&Incident::Replaced { part: Part::Network, at, took });
                     tracing::info!(
@@ -252,7 +252,8 @@ impl Guard<'_> {
         self.known = now;
         let Judgement { text, end } = judgement;
         tracing::info!(rootlessd_part = Part::Network.as_str(), "{text}");
-        self.tell(&Incident::Changed { part: Part::Network, at: clock::now_realtime(), text });
+        let at = clock::now_realtime();
+        self.tell(&Incident::Changed { part: Part::Network, at, text, took: None });
         end
     }
 
