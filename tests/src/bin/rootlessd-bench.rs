@@ -8,7 +8,7 @@ use rootlessd_tests::{
     install,
 };
 
-/// What both engines do in turn, as a script that prints microseconds (or bytes).
+/// What both engines do in turn, as a script that prints microseconds, bytes or a number.
 struct Measure {
     name: &'static str,
     unit: Unit,
@@ -21,6 +21,7 @@ enum Unit {
     Seconds,
     Milliseconds,
     Megabytes,
+    Number,
 }
 
 fn main() -> ExitCode {
@@ -69,15 +70,22 @@ of() {
         t=$(now); "$@" >/dev/null 2>&1 || true; since "$t"
     done | sort -n | sed -n 11p
 }
-# The proportional set sizes of all processes of some units.
-pss() {
+# All processes of some units.
+pids() {
     for unit; do
         find /sys/fs/cgroup -path "*/$unit/*" -prune -o -path "*/$unit" -exec cat {}/cgroup.procs \; 2>/dev/null
-    done | sort -u | while read -r pid; do
+    done | sort -u
+}
+# Their proportional set sizes.
+pss() {
+    pids "$@" | while read -r pid; do
         awk '/^Pss:/ { print $2 * 1024 }' "/proc/$pid/smaps_rollup"
     done | awk '{ sum += $1 } END { printf "%d\n", sum }'
 }
 "#;
+
+/// The units of which ours may have processes.
+const OURS: &str = "rootlessd.service rootlessd-engine.scope docker.service";
 
 fn measures() -> Vec<Measure> {
     let both = |name, unit, start_ours: &str, start_stock: &str, rest: &str| Measure {
@@ -147,26 +155,27 @@ fn measures() -> Vec<Measure> {
              until docker run --rm rootlessd/tiny true >/dev/null 2>&1; do sleep 0.005; done; since $t",
         ),
         Measure {
-            name: "first client to its answer",
+            name: "docker version, with no engine",
             unit: Unit::Seconds,
-            ours: format!("{listening}; t=$(now); answers; since $t"),
-            stock: format!("{stock}; until_it_answers; since $t"),
+            ours: format!("{listening}; t=$(now); docker version >/dev/null; since $t"),
+            stock: format!("{stock}; until_it_answers; docker version >/dev/null; since $t"),
+        },
+        Measure {
+            name: "processes of all of it, unused",
+            unit: Unit::Number,
+            ours: format!("{listening}; pids {OURS} | wc -l"),
+            stock: format!("{}; pids docker.service | wc -l", up(&stock)),
         },
         Measure {
             name: "memory of all of it, unused",
             unit: Unit::Megabytes,
-            ours: format!(
-                "{listening}; pss rootlessd.service rootlessd-engine.scope docker.service"
-            ),
+            ours: format!("{listening}; pss {OURS}"),
             stock: format!("{}; pss docker.service", up(&stock)),
         },
         Measure {
             name: "memory of all of it, idle",
             unit: Unit::Megabytes,
-            ours: format!(
-                "{}; rootlessctl start >/dev/null; pss rootlessd.service rootlessd-engine.scope docker.service",
-                up(&ours)
-            ),
+            ours: format!("{}; rootlessctl start >/dev/null; pss {OURS}", up(&ours)),
             stock: format!("{}; pss docker.service", up(&stock)),
         },
         Measure {
@@ -216,6 +225,7 @@ fn row(measure: &Measure, samples: &mut [Vec<f64>; 2]) -> String {
             Unit::Seconds => format!("{:.2} s", value / 1e6),
             Unit::Milliseconds => format!("{:.1} ms", value / 1e3),
             Unit::Megabytes => format!("{:.1} MB", value / 1e6),
+            Unit::Number => format!("{value:.0}"),
         };
         let cell = format!("{} ({} to {})", show(median), show(least), show(most));
         let _ = write!(line, "{cell:>32}");
