@@ -141,7 +141,8 @@ pub fn steps(state: &State) -> Vec<Step> {
             kit.ending.is_some() && !kit.hung && PARTS.iter().all(|&it| alive(it).is_none()),
         );
         for part in PARTS {
-            let gets_ready = |it: &Proc| !(it.ready || it.hung || it.stuck || it.killed);
+            let never = state.slow && part == Part::Dockerd;
+            let gets_ready = |it: &Proc| !(it.ready || it.hung || it.stuck || it.killed || never);
             let stands = part == Part::Dockerd && kit.frozen;
             may(Step::GetReady(part), alive(part).is_some_and(gets_ready) && !stands);
             let hears = !kit.is_deaf();

@@ -5,10 +5,7 @@ use std::{collections::VecDeque, time::Duration};
 use nix::sys::signal::Signal;
 use rootlessd_api::Part;
 
-use super::{
-    POLICY,
-    state::{At, Client, Driver, Kit, Proc, Replacing, State, Told},
-};
+use super::state::{At, Client, Driver, Kit, Proc, Replacing, State, Told};
 use crate::engine::init::machine::{Effect, Event, Fault, Machine};
 
 impl Kit {
@@ -57,15 +54,15 @@ impl State {
     /// replacement was refused.
     pub fn tell_init(&mut self, event: Event) -> bool {
         let mut refused = false;
+        let policy = self.policy().restart;
         let Some(kit) = &mut self.kit else { return true };
-        let mut effects: VecDeque<_> =
-            kit.machine.next(event, Duration::ZERO, &POLICY.restart).into();
+        let mut effects: VecDeque<_> = kit.machine.next(event, Duration::ZERO, &policy).into();
         while let Some(effect) = effects.pop_front() {
             let Some(kit) = &mut self.kit else { return true };
             match effect {
                 Effect::Start(part) if std::mem::take(&mut kit.no_start) => {
                     let event = Event::NotStarted(part, Fault::Own);
-                    effects.extend(kit.machine.next(event, Duration::ZERO, &POLICY.restart));
+                    effects.extend(kit.machine.next(event, Duration::ZERO, &policy));
                 }
                 Effect::Start(part) => {
                     if kit.slot(part).replace(Proc::default()).is_some() {

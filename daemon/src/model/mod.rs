@@ -59,6 +59,8 @@ enum Broken {
     ForgetsDelay,
     /// A dockerd is killed since the one before it was needed by nobody.
     KillsTheNextAsIdle,
+    /// Of the engine's deaths, only those of the window count.
+    OnlyTheWindowCounts,
 }
 
 /// What is checked.
@@ -71,6 +73,8 @@ struct Whole {
     live_restore: bool,
     /// Whether it begins with an engine that is up; else with none.
     up: bool,
+    /// Whether no dockerd gets ready that is started, and each takes longer to die than deaths count.
+    slow: bool,
     /// What is broken on purpose.
     broken: Option<Broken>,
     /// What goes on by itself, from which state to which.
@@ -79,12 +83,12 @@ struct Whole {
 
 impl fmt::Debug for Whole {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { faults, requests, live_restore, up, broken, .. } = self;
+        let Self { faults, requests, live_restore, up, slow, broken, .. } = self;
         write!(
             f,
             "{faults} faults, {requests} requests, up: {up}, live-restore: {live_restore}, "
         )?;
-        write!(f, "broken: {broken:?}")
+        write!(f, "slow: {slow}, broken: {broken:?}")
     }
 }
 
@@ -105,6 +109,7 @@ impl Whole {
             wanted: None,
             cut_off: false,
             wrong: None,
+            slow: self.slow && !self.up,
             broken: self.broken,
         }
     }
@@ -144,6 +149,7 @@ impl Model for Whole {
         while let Some(&step) = steps(&state).first() {
             state.go(step, self.live_restore);
         }
+        state.slow = self.slow;
         vec![state]
     }
 
@@ -327,7 +333,15 @@ fn check(whole: Whole) -> Vec<&'static str> {
 
 /// That of an engine that is up, and whose containers outlive dockerd.
 fn up(faults: u8, requests: u8) -> Whole {
-    Whole { faults, requests, live_restore: true, up: true, broken: None, edges: Edges::default() }
+    Whole {
+        faults,
+        requests,
+        live_restore: true,
+        up: true,
+        slow: false,
+        broken: None,
+        edges: Edges::default(),
+    }
 }
 
 #[test]
@@ -356,6 +370,18 @@ fn an_engine_whose_containers_end_with_dockerd() {
     assert_eq!(check(Whole { live_restore: false, ..up(2, 0) }), [""; 0]);
 }
 
+/// A clock is not in the model. Here it goes so fast that no death is within the window any more when
+/// the next one comes; else it stands.
+#[test]
+fn an_engine_that_never_gets_ready_again() {
+    for live_restore in [true, false] {
+        for up in [true, false] {
+            assert_eq!(check(Whole { slow: true, live_restore, up, ..self::up(1, 1) }), [""; 0]);
+        }
+    }
+    assert_eq!(check(Whole { slow: true, ..up(2, 0) }), [""; 0]);
+}
+
 /// The check finds what is broken.
 #[test]
 fn what_is_broken_is_found() {
@@ -364,8 +390,10 @@ fn what_is_broken_is_found() {
         (Broken::LosesGone, 0, 1, "each stop ends stopped"),
         (Broken::ForgetsDelay, 2, 0, "each death ends in running, back-off or failed"),
         (Broken::KillsTheNextAsIdle, 1, 2, "nobody is cut off because nobody was there"),
+        (Broken::OnlyTheWindowCounts, 1, 0, "nothing goes on for ever"),
     ] {
-        let wrong = check(Whole { broken: Some(broken), ..up(faults, requests) });
+        let slow = broken == Broken::OnlyTheWindowCounts;
+        let wrong = check(Whole { slow, broken: Some(broken), ..up(faults, requests) });
         assert!(wrong.contains(&property), "{broken:?}: {wrong:?}");
     }
 }

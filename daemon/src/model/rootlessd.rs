@@ -5,7 +5,7 @@ use std::time::Duration;
 use rootlessd_api::{JobKind, JobOptions};
 
 use super::{
-    Broken, POLICY,
+    Broken,
     state::{Driver, Follow, Rootlessd, State, Told},
 };
 use crate::{
@@ -42,8 +42,14 @@ impl super::state::Supervisor {
 impl State {
     /// The supervisor's machine takes an event. What it says is remembered, and sent to the driver.
     pub fn step(&mut self, event: machine::Event) {
+        let policy = self.policy();
+        // Without a window there are no others.
+        let forgets = self.broken == Some(Broken::OnlyTheWindowCounts);
         let Some(supervisor) = self.supervisor_mut() else { return };
-        let effects = supervisor.machine.next(event, Duration::ZERO, &POLICY);
+        if forgets {
+            let _ = supervisor.machine.next(machine::Event::ResetFailed, Duration::ZERO, &policy);
+        }
+        let effects = supervisor.machine.next(event, Duration::ZERO, &policy);
         for effect in effects {
             match effect {
                 machine::Effect::Delay(_) => supervisor.delay = true,
@@ -139,7 +145,7 @@ impl State {
 
     fn resume(&mut self, found: Found, driver: Driver) {
         let machine = self.saved.clone();
-        let resumption = machine.resume(found, &POLICY);
+        let resumption = machine.resume(found, &self.policy());
         let mut supervisor = super::state::Supervisor::new(machine, driver);
         supervisor.delay =
             resumption == Resumption::AwaitDelay && self.broken != Some(Broken::ForgetsDelay);

@@ -1,16 +1,17 @@
 //! The state of the whole: rootlessd, the processes of an engine, and what lies between them.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use rootlessd_api::{JobKind, Phase};
 
-use super::Broken;
+use super::{Broken, POLICY};
 use crate::{
     engine::{
         driver::course::{Course, Wish},
         init::{Stage, machine as init},
     },
-    supervisor::machine::Machine,
+    restart_policy::RestartPolicy,
+    supervisor::machine::{Machine, Policy},
 };
 
 /// Everything.
@@ -40,6 +41,8 @@ pub struct State {
     pub cut_off: bool,
     /// Whether something happened that must not: what.
     pub wrong: Option<&'static str>,
+    /// Whether no dockerd gets ready any more that is started, and deaths count for no time at all.
+    pub slow: bool,
     /// What is broken on purpose.
     pub broken: Option<Broken>,
 }
@@ -237,6 +240,11 @@ impl State {
             Some(Driver::Follow(follow)) => Some(follow),
             _ => None,
         }
+    }
+
+    pub fn policy(&self) -> Policy {
+        let window = if self.slow { Duration::ZERO } else { POLICY.restart.window };
+        Policy { restart: RestartPolicy { window, ..POLICY.restart }, ..POLICY }
     }
 
     /// Whether dockerd answers.

@@ -6,7 +6,10 @@ use std::time::Duration;
 use rootlessd_api::{Phase, State};
 use serde::{Deserialize, Serialize};
 
-use crate::{engine::shortage, restart_policy::RestartPolicy};
+use crate::{
+    engine::shortage,
+    restart_policy::{Deaths, RestartPolicy},
+};
 
 /// Where the engine is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -127,8 +130,8 @@ pub struct Policy {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Machine {
     life: Life,
-    /// When it died, in CLOCK_BOOTTIME since boot, the newest last; only those of the window.
-    deaths: Vec<Duration>,
+    #[serde(flatten)]
+    deaths: Deaths,
 }
 
 impl Life {
@@ -162,14 +165,14 @@ impl Life {
 
 impl Default for Machine {
     fn default() -> Self {
-        Self { life: Life::Stopped, deaths: vec![] }
+        Self { life: Life::Stopped, deaths: Deaths::default() }
     }
 }
 
 impl Machine {
     /// One of an engine that its first client starts.
-    pub const fn listening() -> Self {
-        Self { life: Life::Listening, deaths: vec![] }
+    pub fn listening() -> Self {
+        Self { life: Life::Listening, ..Self::default() }
     }
 
     /// Where the engine is in its life.
@@ -184,7 +187,7 @@ impl Machine {
         use Life as L;
         let (life, effects) = match (self.life, event) {
             (_, E::ResetFailed) => {
-                self.deaths.clear();
+                self.deaths = Deaths::default();
                 match self.life {
                     L::Failed if policy.listens => (L::Listening, vec![]),
                     L::Failed => (L::Stopped, vec![]),
@@ -198,7 +201,7 @@ impl Machine {
             }
             // A person asks, so the deaths that came before count no more.
             (L::Failed, E::Start | E::Restart) => {
-                self.deaths.clear();
+                self.deaths = Deaths::default();
                 (L::Starting(Phase::Preflight), vec![Effect::Start])
             }
             (L::Backoff, E::Start | E::Restart) => {
@@ -214,7 +217,10 @@ impl Machine {
             }
 
             (L::Starting(_), E::Phase(phase)) => (L::Starting(phase), vec![]),
-            (L::Starting(_) | L::Running | L::Degraded, E::Healthy) => (L::Running, vec![]),
+            (L::Starting(_) | L::Running | L::Degraded, E::Healthy) => {
+                self.deaths.end_row();
+                (L::Running, vec![])
+            }
             (L::Starting(_) | L::Running | L::Degraded, E::Unhealthy) => (L::Degraded, vec![]),
             (L::Starting(_) | L::Running | L::Degraded, E::Stop) => {
                 (L::Stopping(Phase::Containers, Then::Rest), vec![Effect::Stop])
@@ -254,6 +260,10 @@ impl Machine {
             // What asks for what is already so, and what comes too late.
             (life, _) => (life, vec![]),
         };
+        // Nobody tries any more.
+        if matches!(life, L::Stopped | L::Listening) {
+            self.deaths.end_row();
+        }
         self.life = life;
         effects
     }

@@ -78,6 +78,31 @@ fn deaths_beyond_the_window_do_not_count() {
     });
 }
 
+/// As one that hangs until its time is over.
+#[test]
+fn starts_that_fail_count_beyond_the_window() {
+    run_timeless(async {
+        let mut setup = running();
+        setup.config.engine.restart.limit = 5;
+        setup.config.engine.restart.window = Duration::from_nanos(1);
+        setup.config.engine.restart.delay = SECOND;
+        let (handle, mut engine) = setup.start();
+        engine.tell_healthy(0).await;
+        // That of the one which was ready, and those of four starts.
+        for pause in [1, 2, 4, 8] {
+            engine.tell_died().await;
+            is(&handle, State::Backoff).await;
+            let begin = Instant::now();
+            engine.take_start().await;
+            assert_eq!(begin.elapsed().as_secs(), pause);
+            engine.tell(Event::Phase(Phase::Dockerd)).await;
+        }
+        engine.tell_died().await;
+        assert_eq!(is(&handle, State::Failed).await.reasons[0].code, "died-too-often");
+        assert!(engine.is_left_alone());
+    });
+}
+
 #[test]
 fn a_back_off_can_be_cut_short() {
     run_timeless(async {

@@ -17,7 +17,7 @@ use rootlessd_api::{Part, Phase};
 
 use self::descent::Way;
 use super::Stage;
-use crate::restart_policy::RestartPolicy;
+use crate::restart_policy::{Deaths, RestartPolicy};
 
 /// What can happen to an engine inside its namespaces.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -147,8 +147,8 @@ pub enum Verdict {
     TooYoung,
     /// A new dockerd would end the containers that it finds, and start none of them again.
     KeepsNothing,
-    /// So many parts died within the window.
-    TooMany(usize),
+    /// So many parts died within the window, or since none was lost.
+    TooMany(u32),
 }
 
 /// Why nothing is replaced.
@@ -189,8 +189,8 @@ pub struct Machine {
     dockerd: Option<Running>,
     /// Whether containers are to outlive dockerd, by its configuration as it was last written.
     pub live_restore: bool,
-    /// When parts died, in CLOCK_BOOTTIME since boot, the newest last; only those of the window.
-    deaths: Vec<Duration>,
+    /// The deaths of parts that count.
+    deaths: Deaths,
     /// When a part was last lost for a shortage.
     starved: Option<Duration>,
     /// Who is not ready again.
@@ -211,7 +211,7 @@ impl Default for Machine {
             containerd: None,
             dockerd: None,
             live_restore: false,
-            deaths: vec![],
+            deaths: Deaths::default(),
             starved: None,
             lost: BTreeSet::new(),
             ending: BTreeMap::new(),
@@ -325,6 +325,10 @@ impl Machine {
         }
         if self.lost.remove(&part) {
             done.push(Effect::TellReplaced(part));
+            // One alone may come back again and again, and the other never.
+            if self.lost.is_empty() {
+                self.deaths.end_row();
+            }
         }
         if self.stage != Stage::Starting && self.is_whole() {
             done.push(Effect::AnswerWaiting);

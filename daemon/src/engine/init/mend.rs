@@ -222,7 +222,10 @@ impl Init {
             }
             Verdict::TooMany(count) => {
                 let window = self.plan.restart.window;
-                death.text = format!("{}; parts died {count} times within {window:?}", death.text);
+                death.text = format!(
+                    "{}; parts died {count} times within {window:?} or since none was lost",
+                    death.text
+                );
             }
         }
         death

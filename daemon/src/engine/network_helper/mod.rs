@@ -52,7 +52,7 @@ use super::{
 use crate::{
     config::OnLoss,
     plan::Plan,
-    restart_policy::RestartPolicy,
+    restart_policy::{Deaths, RestartPolicy},
     sys::{
         children::{self, Exit},
         clock::{self, Alarm},
@@ -69,7 +69,7 @@ const GRACE: Duration = Duration::from_millis(20);
 /// How often to look, with this pause, for the command line of a helper that lives and has none.
 const LOOKS: usize = 50;
 /// How fast a helper is replaced that dies again and again, or cannot be started. After too many
-/// losses that is tried again when they do not count any more.
+/// losses that is tried once in the window.
 const PACE: RestartPolicy = RestartPolicy {
     limit: 9,
     window: Duration::from_secs(60),
@@ -98,7 +98,7 @@ pub async fn guard(
         program,
         rootlesskit: rootlesskit.as_raw().unsigned_abs(),
         exits,
-        losses: vec![],
+        losses: Deaths::default(),
         changes: Changes::follow()
             .inspect_err(|error| tracing::warn!("changes of the network are not seen: {error}"))
             .ok(),
@@ -114,8 +114,8 @@ struct Guard<'a> {
     program: &'a Path,
     rootlesskit: u32,
     exits: UnboundedReceiver<Exit>,
-    /// Those of the last minute, in CLOCK_BOOTTIME since boot.
-    losses: Vec<Duration>,
+    /// Those that count.
+    losses: Deaths,
     /// Tells when to look at the machine's network, if that can be told.
     changes: Option<Changes>,
     /// The machine's network as it was told last.
@@ -293,12 +293,16 @@ impl Guard<'_> {
         loop {
             let delay = PACE.count(&mut self.losses, clock::now_boottime());
             if delay.is_none() && missed.is_none() {
-                missed = Some(format!("it was lost {} times within a minute", PACE.limit));
+                let count = self.losses.count();
+                missed = Some(format!("it was lost {count} times within a minute, or on end"));
                 self.miss_for_now(missed.as_deref());
             }
             Alarm::after(delay.unwrap_or(PACE.window)).rings().await;
             match self.start(successor).await {
-                Ok(running) => return running,
+                Ok(running) => {
+                    self.losses.end_row();
+                    return running;
+                }
                 Err(error) => {
                     let why = Some(error.to_string());
                     if why != missed {

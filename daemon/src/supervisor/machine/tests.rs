@@ -4,7 +4,7 @@ use super::{
     Machine, Policy,
     Then::{Listen, Rest, Start},
 };
-use crate::restart_policy::RestartPolicy;
+use crate::restart_policy::{Deaths, RestartPolicy};
 use rootlessd_api::Phase::{self, Containerd, Containers, Dockerd, Namespaces, Preflight};
 use std::time::Duration;
 
@@ -196,7 +196,7 @@ const TABLE: &[(L, E, L, &[Effect])] = &[
 #[test]
 fn every_row() {
     for &(life, event, then, effects) in TABLE {
-        let mut machine = Machine { life, deaths: vec![] };
+        let mut machine = Machine { life, ..Machine::default() };
         let got = machine.next(event, Duration::from_secs(100), &POLICY);
         assert_eq!((machine.life, got.as_slice()), (then, effects), "{life:?} × {event:?}");
     }
@@ -228,7 +228,8 @@ fn deaths_count_within_the_window_only() {
         let mut machine = Machine::default();
         let mut effects = vec![];
         for &second in *seconds {
-            machine.life = Running;
+            machine.life = UP;
+            let _ = machine.next(E::Healthy, Duration::ZERO, &POLICY);
             effects = machine.next(E::Died, Duration::from_secs(second), &POLICY);
         }
         assert_eq!(machine.life, *life, "{seconds:?}");
@@ -238,9 +239,55 @@ fn deaths_count_within_the_window_only() {
     }
 }
 
+/// The seconds of some deaths, each of an engine that never got ready, and what is between them.
+#[test]
+fn a_start_that_fails_is_not_tried_for_ever_however_long_it_takes() {
+    #[rustfmt::skip]
+    let rows: &[(&[E], L)] = &[
+        (&[E::DelayOver], Failed),
+        (&[E::DelayOver, E::Phase(Dockerd)], Failed),
+        // Its dockerd is there, and does not answer.
+        (&[E::DelayOver, E::Unhealthy], Failed),
+        (&[E::DelayOver, E::Healthy], Backoff),
+        // Whoever stops it takes the matter into his own hands.
+        (&[E::Stop, E::Start], Backoff),
+        // Whoever cannot wait does not.
+        (&[E::Start], Failed),
+    ];
+    for (between, life) in rows {
+        let mut machine = Machine { life: UP, ..Machine::default() };
+        for number in 1..=3 {
+            let now = Duration::from_secs(90 * number);
+            let _ = machine.next(E::Died, now, &POLICY);
+            if number < 3 {
+                assert_eq!(machine.life, Backoff, "{between:?}");
+                for &event in *between {
+                    let _ = machine.next(event, now, &POLICY);
+                }
+            }
+        }
+        assert_eq!(machine.life, *life, "{between:?}");
+    }
+}
+
+/// What an older rootlessd remembers has no such count, and what a newer one does is read by it.
+#[test]
+fn the_deaths_of_an_older_rootlessd_are_read() {
+    let old = r#"{"life":"backoff","deaths":[{"secs":7,"nanos":0}]}"#;
+    let mut machine: Machine = serde_json::from_str(old).unwrap();
+    assert_eq!((machine.life, machine.deaths.count()), (Backoff, 1));
+    assert_ne!(machine.deaths, Deaths::default());
+    machine.life = UP;
+    let _ = machine.next(E::Died, Duration::from_secs(100), &POLICY);
+    let told = serde_json::to_value(&machine).unwrap();
+    let deaths = serde_json::json!([{ "secs": 100, "nanos": 0 }]);
+    assert_eq!((&told["life"], &told["deaths"]), (&"backoff".into(), &deaths));
+    assert_eq!(serde_json::from_value::<Machine>(told).unwrap(), machine);
+}
+
 #[test]
 fn a_shortage_is_no_death() {
-    let mut machine = Machine { life: Running, deaths: vec![] };
+    let mut machine = Machine { life: Running, ..Machine::default() };
     for second in 0..10 {
         let now = Duration::from_secs(second);
         assert_eq!(machine.next(E::Starved, now, &POLICY), [WAIT]);
@@ -253,7 +300,12 @@ fn a_shortage_is_no_death() {
 fn forgotten_deaths_do_not_count() {
     let now = Duration::from_secs(1);
     for forget in [E::ResetFailed, E::Start] {
-        let mut machine = Machine { life: Failed, deaths: vec![now; 3] };
+        let mut machine = Machine::default();
+        for _ in 0..3 {
+            machine.life = Running;
+            let _ = machine.next(E::Died, now, &POLICY);
+        }
+        assert_eq!(machine.life, Failed);
         let _ = machine.next(forget, now, &POLICY);
         machine.life = Running;
         let _ = machine.next(E::Died, now, &POLICY);
@@ -265,7 +317,7 @@ fn forgotten_deaths_do_not_count() {
 fn a_failed_engine_listens_again_where_clients_start_it() {
     let policy = Policy { listens: true, ..POLICY };
     for (life, then) in [(Failed, Listening), (Stopped, Stopped), (Backoff, Backoff)] {
-        let mut machine = Machine { life, deaths: vec![] };
+        let mut machine = Machine { life, ..Machine::default() };
         assert_eq!(machine.next(E::ResetFailed, Duration::ZERO, &policy), []);
         assert_eq!(machine.life, then, "{life:?}");
     }

@@ -6,7 +6,10 @@ use nix::sys::signal::Signal;
 use rootlessd_api::Part;
 
 use super::{Effect, Fault, Limit, Loss, Machine, Refusal, Stage, Timer, Verdict, Why};
-use crate::{engine::shortage, restart_policy::RestartPolicy};
+use crate::{
+    engine::shortage,
+    restart_policy::{Deaths, RestartPolicy},
+};
 
 /// How long a part that was lost for a shortage makes the next one wait.
 const STARVED_WINDOW: Duration = Duration::from_secs(60);
@@ -15,7 +18,7 @@ const STARVED_WINDOW: Duration = Duration::from_secs(60);
 /// else as before the start of an engine. `None`: too many died, and the engine is given up.
 pub(super) fn remedy(
     policy: &RestartPolicy,
-    deaths: &mut Vec<Duration>,
+    deaths: &mut Deaths,
     now: Duration,
     was_ready: bool,
 ) -> Option<Duration> {
@@ -152,7 +155,7 @@ impl Machine {
         let delay = match fault {
             Fault::Shortage => starved_remedy(&mut self.starved, now, was_ready),
             Fault::Own => remedy(policy, &mut self.deaths, now, was_ready)
-                .ok_or(Verdict::TooMany(self.deaths.len()))?,
+                .ok_or(Verdict::TooMany(self.deaths.count()))?,
         };
         // The last death decides.
         self.pausing = !delay.is_zero();

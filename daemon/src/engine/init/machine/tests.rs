@@ -4,7 +4,7 @@ use super::{
     Killing, Limit, Loss, Machine, Refusal, Stage, Timer, Verdict, Why,
     mend::{remedy, starved_remedy},
 };
-use crate::restart_policy::RestartPolicy;
+use crate::restart_policy::{Deaths, RestartPolicy};
 use nix::sys::signal::Signal::{SIGHUP, SIGKILL, SIGTERM};
 use rootlessd_api::{
     Part::{self, Containerd as C, Dockerd as D},
@@ -206,15 +206,42 @@ fn who_had_been_ready_is_replaced_at_once_and_too_many_are_not() {
     ];
     for (policy, seconds, delay) in rows {
         for was_ready in [true, false] {
-            let mut deaths = vec![];
+            let mut deaths = Deaths::default();
             let mut found = None;
             for &second in *seconds {
+                deaths.end_row();
                 found = remedy(policy, &mut deaths, Duration::from_secs(second), was_ready);
             }
             let delay = delay.map(|delay| if was_ready { 0 } else { delay });
             let delay = delay.map(Duration::from_millis);
             assert_eq!(found, delay, "{policy:?} {seconds:?} {was_ready}");
         }
+    }
+}
+
+/// A part that takes longer to fail than deaths count.
+#[test]
+fn a_part_that_never_gets_ready_is_not_replaced_for_ever() {
+    let over = E::Over(Timer::Pause);
+    #[rustfmt::skip]
+    let rows: &[(&[E], bool)] = &[
+        (&[over.clone(), DOCKERD_DIES], true),
+        (&[over.clone(), E::NotStarted(D, Own)], true),
+        (&[over.clone(), E::Ready(D), DOCKERD_DIES], false),
+        // containerd comes back each time, and dockerd never.
+        (&[CONTAINERD_DIES, E::Ready(C), over, DOCKERD_DIES], true),
+    ];
+    for (again, given_up) in rows {
+        let (mut machine, _) = after(true, &[&UP[..], &[DOCKERD_DIES]].concat());
+        let mut effects = vec![];
+        for minute in (10..100).step_by(10) {
+            for event in *again {
+                let now = Duration::from_secs(60 * minute);
+                effects.extend(machine.next(event.clone(), now, &POLICY));
+            }
+        }
+        let gives_up = effects.iter().any(|it| matches!(it, F::GiveUp(Verdict::TooMany(4))));
+        assert_eq!(gives_up, *given_up, "{again:?}");
     }
 }
 
