@@ -1,6 +1,7 @@
 //! Who answers Docker's clients when dockerd cannot. The listening socket is open in every state:
 //! a client of a starting engine waits in its queue, and the first one of a listening engine is what
-//! starts it; one of an engine that will not come is told so in Docker's own form.
+//! starts it; one of an engine that will not come, or whose dockerd does not come back, is told so in
+//! Docker's own form.
 
 use std::{convert::Infallible, io, os::fd::AsFd, time::Duration};
 
@@ -13,7 +14,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use rootlessd_api::{State, Status};
+use rootlessd_api::{Part, Reason, State, Status};
 use serde_json::json;
 use tokio::{
     net::{UnixListener, UnixStream},
@@ -52,17 +53,19 @@ pub async fn keep(
     let listener = UnixListener::from_std(listener)?;
     let mut statuses = handle.watch();
     let mut waiting_since = None;
+    let mut old_death = None;
     let mut clients = JoinSet::new();
     loop {
         let status = statuses.borrow_and_update().clone();
-        let waited = if status.state.is_settled() {
+        let waited = if status.state.is_settled() && lost_dockerd(&status).is_none() {
             waiting_since = None;
+            old_death = status.deaths.last().map(|death| death.at);
             Duration::ZERO
         } else {
             waiting_since.get_or_insert_with(Instant::now).elapsed()
         };
         let client_wait = loaded.borrow().config.engine.client_wait;
-        match door(&status, waited, client_wait) {
+        match door(&status, waited, client_wait, old_death) {
             Door::Queue(left) => {
                 let until = left.map(|left| Instant::now() + left);
                 tokio::select! {
@@ -114,38 +117,71 @@ async fn until_somebody_comes(listener: &UnixListener) {
     }
 }
 
-/// What is done with a client, when clients have waited for `waited` already.
-pub(crate) fn door(status: &Status, waited: Duration, client_wait: Duration) -> Door {
+/// What is done with a client, when clients have waited for `waited` already. `old_death`: when the last
+/// death was of those that are not why they wait.
+pub(crate) fn door(
+    status: &Status,
+    waited: Duration,
+    client_wait: Duration,
+    old_death: Option<u64>,
+) -> Door {
+    let lost = lost_dockerd(status);
     let text = match status.state {
-        State::Running | State::Degraded => return Door::Queue(None),
+        State::Running => return Door::Queue(None),
+        State::Degraded if lost.is_none() => return Door::Queue(None),
         State::Listening => return Door::Start,
         // Nobody knows how long that will be.
-        State::Backoff if status.reasons.first().is_some_and(Code::passes) => {
+        State::Backoff if status.reasons.iter().any(Code::passes) => {
             "rootless Docker cannot be started for now".to_owned()
         }
-        State::Starting | State::Stopping | State::Backoff => match client_wait.checked_sub(waited)
-        {
-            Some(left) if !left.is_zero() => return Door::Queue(Some(left)),
-            _ => format!("rootless Docker is not up yet (it is {})", status.state),
-        },
+        State::Starting | State::Stopping | State::Backoff | State::Degraded => {
+            match client_wait.checked_sub(waited) {
+                Some(left) if !left.is_zero() => return Door::Queue(Some(left)),
+                _ => format!("rootless Docker is not up yet (it is {})", status.state),
+            }
+        }
         State::Stopped => {
             "rootless Docker is stopped: start it with `rootlessctl start`".to_owned()
         }
         State::Failed | State::Unknown => "rootless Docker cannot be started".to_owned(),
     };
-    let reasons = status.reasons.first().map_or(String::new(), |reason| {
-        let remedy = reason.remedy.as_ref().map_or(String::new(), |remedy| {
-            // A failed engine is not tried again until somebody says so.
-            let is_said = status.state != State::Failed || remedy.ends_with("rootlessctl start");
-            let then = if is_said { "" } else { ", then rootlessctl start" };
-            format!(" (to mend it: {remedy}{then})")
-        });
-        format!(": {}{remedy}", reason.text)
-    });
+    let reason = match status.state {
+        State::Failed => status.reasons.first(),
+        State::Degraded => lost,
+        // Most reasons are only advice.
+        _ => status.reasons.iter().find(|it| Code::passes(it) || Code::RuntimeDirGone.is(it)),
+    };
+    let died = || {
+        let is_tried = matches!(status.state, State::Starting | State::Backoff);
+        let death = status.deaths.last().filter(|death| is_tried && Some(death.at) != old_death)?;
+        Some(format!(": the engine died: {}", death.text))
+    };
+    let why = reason.map_or_else(
+        || died().unwrap_or_default(),
+        |reason| {
+            let remedy = reason.remedy.as_ref().map_or(String::new(), |remedy| {
+                // A failed engine is not tried again until somebody says so.
+                let is_said =
+                    status.state != State::Failed || remedy.ends_with("rootlessctl start");
+                let then = if is_said { "" } else { ", then rootlessctl start" };
+                format!(" (to mend it: {remedy}{then})")
+            });
+            format!(": {}{remedy}", reason.text)
+        },
+    );
     Door::Answer(match status.state {
         State::Stopped => text,
-        _ => format!("{text}{reasons}; `rootlessctl status` tells more"),
+        _ => format!("{text}{why}; `rootlessctl status` tells more"),
     })
+}
+
+/// Why there is no dockerd that answers, if an engine that is up does without.
+fn lost_dockerd(status: &Status) -> Option<&Reason> {
+    let losses = [Code::PartBeingReplaced, Code::KilledForMemory, Code::PartMissing];
+    let is_loss = |reason: &&Reason| {
+        reason.part == Part::Dockerd && losses.iter().any(|code| code.is(reason))
+    };
+    status.reasons.iter().find(is_loss).filter(|_| status.state == State::Degraded)
 }
 
 /// Answer one client with a 503 in Docker's form (`ErrorResponse` of its API).
@@ -170,7 +206,7 @@ async fn answer(client: UnixStream, message: String) {
 mod tests {
     use super::*;
     use crate::{events::Events, supervisor::handle::Command, testing};
-    use rootlessd_api::{LogLocation, Part, Reason};
+    use rootlessd_api::{Death, LogLocation};
     use std::sync::Arc;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
@@ -220,24 +256,24 @@ mod tests {
             Status { state, reasons: vec![reason], ..testing::status() }
         };
         for state in [State::Running, State::Degraded] {
-            assert_eq!(door(&with(state), Duration::ZERO, wait), Door::Queue(None));
+            assert_eq!(door(&with(state), Duration::ZERO, wait, None), Door::Queue(None));
         }
-        assert_eq!(door(&with(State::Listening), second, wait), Door::Start);
+        assert_eq!(door(&with(State::Listening), second, wait, None), Door::Start);
         for state in [State::Starting, State::Stopping, State::Backoff] {
-            assert_eq!(door(&with(state), second, wait), Door::Queue(Some(wait - second)));
-            assert!(matches!(door(&with(state), wait, wait), Door::Answer(_)));
+            assert_eq!(door(&with(state), second, wait, None), Door::Queue(Some(wait - second)));
+            assert!(matches!(door(&with(state), wait, wait, None), Door::Answer(_)));
         }
         let short = Code::DataRootFull.reason("/d is full");
         let short = Status { reasons: vec![short], ..with(State::Backoff) };
         assert!(
-            matches!(door(&short, second, wait), Door::Answer(text) if text.contains("is full"))
+            matches!(door(&short, second, wait, None), Door::Answer(text) if text.contains("is full"))
         );
         assert_eq!(
-            door(&with(State::Stopped), second, wait),
+            door(&with(State::Stopped), second, wait, None),
             Door::Answer("rootless Docker is stopped: start it with `rootlessctl start`".into())
         );
         assert_eq!(
-            door(&with(State::Failed), second, wait),
+            door(&with(State::Failed), second, wait, None),
             Door::Answer(
                 "rootless Docker cannot be started: no tun (to mend it: modprobe tun, then rootlessctl \
                  start); \
@@ -245,5 +281,72 @@ mod tests {
                     .into()
             )
         );
+    }
+    #[test]
+    fn who_waited_is_told_why_in_vain_and_no_advice() {
+        let wait = Duration::from_secs(30);
+        let advice = Code::ControllersMissing.reason_with_remedy("controllers are missing", "mend");
+        let full = Code::DataRootFull.reason("/d is full");
+        let gone = Code::RuntimeDirGone.reason("/run/user/1 is gone");
+        let death = |at| Death {
+            at,
+            part: Part::Dockerd,
+            exit_code: Some(1),
+            signal: None,
+            out_of_memory: false,
+            text: "dockerd exited with status 1".into(),
+            log: vec![],
+        };
+        let died = ": the engine died: dockerd exited with status 1";
+        // (state, what more there is, the deaths, which of them was before; what is told)
+        let rows = [
+            (State::Starting, None, vec![], None, " not up yet (it is starting)"),
+            (State::Starting, None, vec![7], Some(7), " not up yet (it is starting)"),
+            (State::Starting, None, vec![7, 8], Some(7), died),
+            (State::Backoff, None, vec![8], None, died),
+            (State::Backoff, Some(&full), vec![8], None, "cannot be started for now: /d is full"),
+            (State::Starting, Some(&full), vec![8], None, "(it is starting): /d is full"),
+            (State::Starting, Some(&gone), vec![], None, "(it is starting): /run/user/1 is gone"),
+            (State::Stopping, None, vec![8], None, " not up yet (it is stopping)"),
+        ];
+        for (state, more, deaths, old, told) in rows {
+            let reasons = more.into_iter().chain([&advice]).cloned().collect();
+            let deaths = deaths.into_iter().map(death).collect();
+            let status = Status { state, reasons, deaths, ..testing::status() };
+            let Door::Answer(text) = door(&status, wait, wait, old) else { panic!("{state}") };
+            let end = format!("{told}; `rootlessctl status` tells more");
+            assert!(text.ends_with(&end), "{text}");
+        }
+    }
+
+    #[test]
+    fn nobody_waits_for_ever_for_a_dockerd_that_is_lost() {
+        let wait = Duration::from_secs(30);
+        let second = Duration::from_secs(1);
+        let rows = [
+            (Code::PartBeingReplaced, Part::Dockerd, true),
+            (Code::KilledForMemory, Part::Dockerd, true),
+            (Code::PartMissing, Part::Dockerd, true),
+            // It is there, and may answer yet.
+            (Code::DockerdNotAnswering, Part::Dockerd, false),
+            (Code::PartMissing, Part::Network, false),
+            (Code::PartBeingReplaced, Part::Containerd, false),
+        ];
+        for (code, part, is_bounded) in rows {
+            let reason = Reason { part, ..code.reason("no space is left") };
+            let reasons = vec![Code::ControllersMissing.reason("advice"), reason];
+            let status = Status { state: State::Degraded, reasons, ..testing::status() };
+            let left = is_bounded.then_some(wait - second);
+            assert_eq!(door(&status, second, wait, None), Door::Queue(left), "{code:?} {part}");
+            let then = match is_bounded {
+                true => Door::Answer(
+                    "rootless Docker is not up yet (it is degraded): no space is left; \
+                     `rootlessctl status` tells more"
+                        .into(),
+                ),
+                false => Door::Queue(None),
+            };
+            assert_eq!(door(&status, wait, wait, None), then, "{code:?} {part}");
+        }
     }
 }

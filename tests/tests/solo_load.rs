@@ -252,7 +252,7 @@ fn answers_to_dockers_clients() {
     config("engine.restart.delay = \"20s\"\n");
     user.ctl("start").fails();
     assert_eq!(user.state(), "backoff");
-    let waited = told(503, "it is backoff");
+    let waited = told(503, "(it is backoff): the engine died: dockerd exited with status 1");
     eprintln!("backoff: answered after {waited:?}");
     assert!(waited > Duration::from_millis(500) && waited < Duration::from_secs(2));
     config("engine.restart.limit = 1\n");

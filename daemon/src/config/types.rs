@@ -166,7 +166,7 @@ pub struct EngineConfig {
     pub start_timeout: Duration,
     /// How long a stop may take.
     pub stop_timeout: Duration,
-    /// How long a Docker client may wait while the engine starts or is in back-off.
+    /// How long a Docker client may wait while the engine starts, is in back-off or lacks its dockerd.
     pub client_wait: Duration,
     /// Whether containers live on when dockerd dies.
     pub live_restore: bool,

@@ -1,11 +1,11 @@
 //! What can happen next.
 
-use rootlessd_api::{Part, State as Word, Status};
+use rootlessd_api::{Part, Reason, Status};
 use std::time::Duration;
 
 use super::{
     outside::{Asked, Fault},
-    state::{At, Client, Driver, Looking, Proc, Replacing, Rootlessd, State, Told},
+    state::{At, Client, Driver, Looking, Proc, Replacing, Rootlessd, State, Supervisor, Told},
 };
 use crate::{
     doorman::{self, Door},
@@ -13,6 +13,7 @@ use crate::{
         driver::course,
         init::{Stage, machine as init},
     },
+    reasons::Code,
     supervisor::machine,
     testing,
 };
@@ -80,6 +81,8 @@ pub enum Due {
     Shim,
     /// engine-shim does not end with a RootlessKit that the driver killed.
     Kill,
+    /// A client has waited for long enough, and is told why in vain.
+    Client,
     Init(init::Timer),
 }
 
@@ -162,7 +165,7 @@ pub fn steps(state: &State) -> Vec<Step> {
     if let Some(supervisor) = state.supervisor()
         && state.client == Client::Queued
     {
-        let door = door(supervisor.machine.life().state());
+        let door = door(state, supervisor);
         may(Step::Answer, matches!(door, Door::Answer(_)));
         may(Step::Demand, door == Door::Start);
     }
@@ -170,9 +173,17 @@ pub fn steps(state: &State) -> Vec<Step> {
 }
 
 /// What the doorman does with a client that has not waited yet.
-fn door(state: Word) -> Door {
-    let status = Status { state, ..testing::status() };
-    doorman::door(&status, Duration::ZERO, Duration::from_secs(30))
+fn door(state: &State, supervisor: &Supervisor) -> Door {
+    let lost = Code::PartBeingReplaced.reason("dockerd is lost");
+    let lost = Reason { part: Part::Dockerd, ..lost };
+    let reasons = state.misses_dockerd().then_some(lost).into_iter().collect();
+    let life = supervisor.machine.life();
+    let status = Status { state: life.state(), reasons, ..testing::status() };
+    doorman::door(&status, Duration::ZERO, Duration::from_secs(30), None)
+}
+
+const fn is_bounded(door: &Door) -> bool {
+    matches!(door, Door::Queue(Some(_)))
 }
 
 /// The times that run.
@@ -183,6 +194,8 @@ pub fn dues(state: &State) -> Vec<Due> {
         dues.extend(supervisor.delay.then_some(Due::Delay));
         let is_sweeping = matches!(supervisor.driver, Driver::Clean | Driver::Sweep { .. });
         dues.extend((is_sweeping && is_stuck).then_some(Due::Sweep));
+        let waits = state.client == Client::Queued;
+        dues.extend((waits && is_bounded(&door(state, supervisor))).then_some(Due::Client));
     }
     if matches!(state.rootlessd, Rootlessd::Burying { .. }) && is_stuck {
         dues.push(Due::Sweep);
@@ -307,6 +320,7 @@ impl State {
                 _ => self.swept(),
             },
             Due::Kill => self.end_shim(false),
+            Due::Client => self.client = Client::None,
             Due::Shim => self.go(Step::EndShim, false),
             Due::Init(timer) => {
                 if let Some(kit) = &mut self.kit {

@@ -230,7 +230,7 @@ impl Model for Whole {
                 at_rest(it, |supervisor, _| supervisor.job.is_none())
             }),
             Property::always("no client waits for ever", |_, it: &State| {
-                at_rest(it, |_, life| life == Life::Degraded || it.client == Client::None)
+                at_rest(it, |_, _| it.client == Client::None)
             }),
             Property::sometimes("dead too often", |_, it: &State| lives(it, Life::Failed)),
             Property::sometimes("in a back-off", |_, it: &State| lives(it, Life::Backoff)),

@@ -255,6 +255,14 @@ impl State {
         })
     }
 
+    /// Whether it is told that dockerd is lost: it is being replaced, or hangs and is left.
+    pub fn misses_dockerd(&self) -> bool {
+        self.kit.as_ref().is_some_and(|kit| {
+            let is_left = |it: &Proc| it.hung && !kit.machine.live_restore;
+            kit.dockerd.is_none_or(|it| !it.ready || it.dead || is_left(&it))
+        })
+    }
+
     /// Whether a dockerd waits for a disk.
     pub fn is_stuck(&self) -> bool {
         let own = self.kit.as_ref().and_then(|kit| kit.dockerd);

@@ -1,17 +1,17 @@
 //! Who asks is answered, whatever the engine does.
 
-use super::{request, run_timeless};
+use super::{SECOND, request, run_timeless};
 use rootlessd::{doorman, engine::driver::Event};
-use rootlessd_api::{ErrorKind, JobKind, State};
+use rootlessd_api::{ErrorKind, JobKind, Part, Reason, State};
 use rootlessd_tests::{
     BOUND,
-    engine::{Engine, Setup, is, obstacle},
+    engine::{Engine, Setup, death, is, obstacle, reaches},
     run,
 };
 use std::{
     io::{Read as _, Write as _},
     os::unix::net::{UnixListener, UnixStream},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -102,5 +102,76 @@ fn docker_clients_are_answered_in_every_state() {
             told.contains("there are no ids (to mend it: sudo usermod, then rootlessctl start)"),
             "{told}"
         );
+    });
+}
+
+/// Clients of an engine that is not up, or does without a part, are told why when they have waited.
+#[test]
+fn docker_clients_are_told_why_they_waited_in_vain() {
+    run(async {
+        let mut setup = Setup::default();
+        setup.config.engine.client_wait = Duration::from_millis(200);
+        setup.config.engine.restart.delay = 3600 * SECOND;
+        setup.config.engine.restart.max_delay = 3600 * SECOND;
+        let (handle, mut engine) = setup.start();
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("docker.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let docker = listener.try_clone().unwrap();
+        spawn_local(doorman::keep(listener, handle.clone(), engine.loads()));
+        request(&handle, JobKind::Start).await;
+        engine.come_up().await;
+        is(&handle, State::Running).await;
+
+        // dockerd is lost, and does not come back.
+        engine.tell_lost(Part::Dockerd).await;
+        is(&handle, State::Degraded).await;
+        let begun = Instant::now();
+        let told = answer(docker_client(&socket)).await;
+        assert!(told.starts_with("HTTP/1.1 503 "), "{told}");
+        assert!(told.contains("(it is degraded): dockerd was killed."), "{told}");
+        assert!(begun.elapsed() >= Duration::from_millis(150), "it did not wait");
+
+        // Another part is none of theirs: dockerd gets who comes.
+        engine.tell_replaced(Part::Dockerd).await;
+        engine.tell_lost(Part::Network).await;
+        engine.tell_healthy(0).await;
+        let is_network = |reason: &Reason| reason.part == Part::Network;
+        reaches(&handle, |status| status.reasons.iter().all(is_network)).await;
+        assert_eq!(handle.status().state, State::Degraded);
+        let client = docker_client(&socket);
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        docker.set_nonblocking(true).unwrap();
+        let docker = tokio::net::UnixListener::from_std(docker).unwrap();
+        let accepted = timeout(BOUND, docker.accept()).await;
+        accepted.expect("the client is still in the queue").unwrap();
+        drop(client);
+
+        // It died, and that is why it is not up; and so it is while it comes up again.
+        engine.tell(Event::Died(death(Part::Dockerd))).await;
+        is(&handle, State::Backoff).await;
+        let told = answer(docker_client(&socket)).await;
+        let died = "the engine died: dockerd was killed.";
+        assert!(told.contains(&format!("(it is backoff): {died}")), "{told}");
+        request(&handle, JobKind::Start).await;
+        engine.take_start().await;
+        is(&handle, State::Starting).await;
+        let told = answer(docker_client(&socket)).await;
+        assert!(told.contains(&format!("(it is starting): {died}")), "{told}");
+
+        // Once it was up, that is an old story.
+        engine.tell_healthy(0).await;
+        is(&handle, State::Running).await;
+        let connected = docker_client(&socket);
+        timeout(BOUND, docker.accept()).await.expect("it is left to dockerd").unwrap();
+        drop(connected);
+        request(&handle, JobKind::Restart).await;
+        is(&handle, State::Stopping).await;
+        engine.take_stop().await;
+        engine.tell(Event::Gone).await;
+        engine.take_start().await;
+        is(&handle, State::Starting).await;
+        let told = answer(docker_client(&socket)).await;
+        assert!(told.contains("(it is starting); `rootlessctl status`"), "{told}");
     });
 }
