@@ -396,6 +396,36 @@ fn too_often() {
     assert_eq!(user.state(), "running");
 }
 
+/// A dockerd that hangs whenever it starts outlasts the time in which deaths count, and is given up all
+/// the same: first as a part, then with its engine.
+#[test]
+fn too_slowly() {
+    let user = User::new();
+    let dockerd = user.script(
+        "bin/dockerd",
+        "[ ! -e ~/broken ] || exec sleep 3600\nexec /usr/sbin/dockerd \"$@\"",
+    );
+    user.configure(&format!(
+        "dockerd.path = {dockerd:?}\n[engine]\nstart_timeout = \"3s\"\nclient_wait = \"1s\"\n\
+         restart = {{ limit = 3, window = \"1s\", delay = \"10ms\" }}\n"
+    ));
+    user.start();
+    let mut watch = user.watch();
+    watch.next_status();
+    fs::write(user.home.join("broken"), "").unwrap();
+    signal(user.pid("dockerd"), Signal::SIGKILL);
+    watch.until(|status| status["state"] == "degraded");
+    let told = user.docker("version").fails();
+    assert!(told.contains("(it is degraded): dockerd was killed by SIGKILL"), "{told}");
+    let status = watch.until(|status| status["state"] == "backoff");
+    let text = status["deaths"][0]["text"].as_str().unwrap();
+    assert!(text.contains("parts died 3 times"), "{text}");
+    let status = watch.until(|status| status["state"] == "failed");
+    assert_eq!(status["deaths"].as_array().unwrap().len(), 3);
+    drop(watch);
+    user.assert_clean(false);
+}
+
 /// engine-init, or engine-shim, hangs when it is needed: the engine ends for it, and starts anew.
 #[test]
 fn while_nobody_can_mend_it() {
