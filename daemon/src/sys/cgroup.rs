@@ -5,6 +5,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// What happened in a group for memory. Who watches it (inotify(7)) is told of each change.
+pub const MEMORY_EVENTS: &str = "memory.events";
+
 /// Where the unified hierarchy is mounted, alone or beside version 1.
 fn mount_point() -> Option<&'static Path> {
     ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
@@ -19,22 +22,27 @@ fn directory(group: &str) -> io::Result<PathBuf> {
     Ok(mount_point.join(group.trim_start_matches('/')))
 }
 
-/// The file that says how many processes of this one's group the kernel killed for memory, by the
-/// hierarchy that has the memory controller.
-pub fn own_oom_kills() -> Option<PathBuf> {
-    let unified = own().and_then(|group| Some(directory(&group).ok()?.join("memory.events")));
-    unified.filter(|file| file.exists()).or_else(|| {
-        let text = fs::read_to_string("/proc/self/cgroup").ok()?;
+/// The file that says how many processes of a group the kernel killed for memory, by the hierarchy that
+/// has the memory controller. `process`: one of the group, as it is named in `/proc`.
+pub fn oom_kills(process: &str) -> Option<PathBuf> {
+    let text = fs::read_to_string(format!("/proc/{process}/cgroup")).ok()?;
+    let unified = unified(&text).and_then(|group| directory(group).ok());
+    let events = unified.map(|group| group.join(MEMORY_EVENTS));
+    events.filter(|file| file.exists()).or_else(|| {
         let group = text.lines().find_map(|line| line.split_once(":memory:"))?.1;
         let group = Path::new("/sys/fs/cgroup/memory").join(group.trim_start_matches('/'));
         Some(group.join("memory.oom_control")).filter(|file| file.exists())
     })
 }
 
-/// The group that this process is in. Only the line `0::` counts: others are of version 1.
+/// The group that this process is in.
 pub fn own() -> Option<String> {
-    let text = fs::read_to_string("/proc/self/cgroup").ok()?;
-    text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
+    unified(&fs::read_to_string("/proc/self/cgroup").ok()?).map(str::to_owned)
+}
+
+/// The group in a `/proc/PID/cgroup`. Only the line `0::` counts: others are of version 1.
+fn unified(text: &str) -> Option<&str> {
+    text.lines().find_map(|line| line.strip_prefix("0::"))
 }
 
 /// The controllers that the user may use: those of the user's systemd, if this process is below

@@ -1,6 +1,12 @@
 //! Children: our own, and the orphans that the kernel hands to their nearest reaper.
 
-use std::{fs, io, process::Command, rc::Rc, time::Duration};
+use std::{
+    fs, io,
+    os::unix::process::ExitStatusExt,
+    process::{Command, ExitStatus},
+    rc::Rc,
+    time::Duration,
+};
 
 use nix::{
     errno::Errno,
@@ -57,6 +63,22 @@ impl Exit {
         Self::of(WaitStatus::from_raw(Pid::from_raw(pid), status).ok()?)
     }
 
+    /// How a process of the standard library's ended.
+    pub fn of_status(pid: u32, status: ExitStatus) -> Self {
+        let (code, signal) = (status.code(), status.signal());
+        Self { pid: pid.cast_signed(), code, signal, oom: Oom::No }
+    }
+
+    /// With the word of `kills` on whether that was for want of memory. To be asked at once.
+    pub fn judged_by(self, kills: &OomKills) -> Self {
+        let oom = match self.signal {
+            // That is how the kernel kills for memory.
+            Some(signal) if signal == Signal::SIGKILL as i32 => kills.look(),
+            _ => Oom::No,
+        };
+        Self { oom, ..self }
+    }
+
     /// How it ended, in words: `exited with status 1`, `was killed by SIGSEGV`.
     pub fn describe(&self) -> String {
         match (self.code, self.signal.map(Signal::try_from)) {
@@ -98,19 +120,17 @@ impl Children {
     pub async fn next(&mut self) -> Exit {
         loop {
             if let Some(exit) = reap() {
-                let oom = match exit.signal {
-                    // That is how the kernel kills for memory.
-                    Some(signal) if signal == Signal::SIGKILL as i32 => self.oom_kills.look(),
-                    _ => Oom::No,
-                };
-                return Exit { oom, ..exit };
+                return exit.judged_by(&self.oom_kills);
             }
-            self.died.recv().await;
+            tokio::select! {
+                _ = self.died.recv() => {}
+                never = self.oom_kills.keep_up() => match never {},
+            }
         }
     }
 
-    /// What the kernel killed for memory. Who looks at it now and then has what comes later told more
-    /// exactly.
+    /// What the kernel killed for memory. Where it tells of no changes, who looks at it now and then has
+    /// what comes later told more exactly.
     pub fn oom_kills(&self) -> Rc<OomKills> {
         Rc::clone(&self.oom_kills)
     }

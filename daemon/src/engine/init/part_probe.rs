@@ -116,7 +116,8 @@ impl PartProbe {
                 self.ask(Part::Containerd, containerd),
                 self.ask(Part::Dockerd, dockerd)
             );
-            // Containers can be in the same cgroup, and their ends are none of the parts'.
+            // Containers can be in the same cgroup, and their ends are none of the parts'. Not every kernel
+            // tells of them.
             self.oom_kills.look();
             for silence in [&mut containerd, &mut dockerd] {
                 let Some(hangs) = silence.take_if(|silence| silence.hangs()) else { continue };
