@@ -109,7 +109,7 @@ codes! {
     SpaceMissing = "space-missing", Host, Wait;
     /// A part has nearly as many files open as it may, or failed for having too many.
     FilesExhausted = "files-exhausted", Host, Wait;
-    /// A part could not be started since there are too many processes, of the user or of the machine.
+    /// A part or a container could not be started since there are too many processes, of the user or of the machine.
     ProcessesExhausted = "processes-exhausted", Host, Wait;
     /// Containers' limits are ignored: dockerd has no cgroup driver here.
     CgroupDriverNone = "cgroup-driver-none", Host, Note;
@@ -171,7 +171,7 @@ codes! {
     DockerdNotAnswering = "dockerd-not-answering", Dockerd, Note;
     /// A part of the engine died, or was ended, and is being replaced; the containers go on.
     PartBeingReplaced = "part-being-replaced", Supervisor, Note;
-    /// The kernel killed a part of the engine since memory ran out; it is being replaced, and the containers go on.
+    /// The kernel killed a part of the engine since memory ran out; it is being replaced and the containers go on, or the engine is started again.
     KilledForMemory = "killed-for-memory", Supervisor, Note;
     /// A part of the engine cannot be replaced for now; the engine goes on without it.
     PartMissing = "part-missing", Supervisor, Note;

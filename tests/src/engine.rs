@@ -220,7 +220,8 @@ impl Engine {
 
     /// Tell that it died.
     pub async fn tell_died(&self) {
-        self.tell(Event::Died(samples::death())).await;
+        // Memory is no matter of who only wants a death.
+        self.tell(Event::Died(Death { out_of_memory: false, ..samples::death() })).await;
     }
 
     /// Take a start, and come up.

@@ -132,7 +132,7 @@ fn every_method_answers_as_it_says() {
         engine.tell_unhealthy("it hangs").await;
         is(&handle, State::Degraded).await;
         look(&mut client).await;
-        engine.tell_died().await;
+        engine.tell(Event::Died(samples::death())).await;
         is(&handle, State::Backoff).await;
         look(&mut client).await;
         client.call(&call("Start", json!({}))).await;

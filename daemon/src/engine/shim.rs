@@ -121,7 +121,8 @@ impl Shim {
         let oom_kills = self.children.oom_kills();
         let child_lost = child_lost(rootlesskit, self.plan.state_dir.join("child_pid"));
         let (exited, exits) = mpsc::unbounded_channel();
-        let network_lost = network_helper::guard(&self.dir, &self.plan, rootlesskit, exits);
+        let network_lost =
+            network_helper::guard(&self.dir, &self.plan, rootlesskit, exits, oom_kills.clone());
         tokio::pin!(child_lost, network_lost);
         let (mut given_up, mut stopping) = (false, false);
         let exit = loop {

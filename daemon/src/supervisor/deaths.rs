@@ -7,8 +7,10 @@ use super::{
     machine::{self, Life},
     status::Knowledge,
 };
-
-use crate::engine::{driver::Facts, shim};
+use crate::{
+    engine::{driver::Facts, shim},
+    reasons::Code,
+};
 
 /// How many deaths are told.
 const TOLD_DEATHS: usize = 20;
@@ -25,7 +27,7 @@ impl Supervisor {
             (life, _) if !life.has_engine() => return,
             (Life::Stopping(..), _) | (_, None) => {}
             // What is short is one cause, however often a start dies of it.
-            _ if self.is_short_of(&shortages) => {}
+            _ if event == machine::Event::Starved && self.is_short_of(&shortages) => {}
             (_, Some(mut death)) => {
                 death.text += &casualties(self.engine.facts.as_ref());
                 self.bury(death);
@@ -62,6 +64,16 @@ fn casualties(facts: Option<&Facts>) -> String {
         1 => "; the container that ran ended with it".to_owned(),
         count => format!("; the {count} containers that ran ended with it"),
     }
+}
+
+/// Why an engine has to be started again that ended for want of memory.
+pub(super) fn killed_for_memory(death: &Death) -> Option<Reason> {
+    let text = format!("{}, and the engine is started again", death.text);
+    let remedy = "limit the containers (docker run --memory), or raise a limit of the engine's: \
+                  systemctl --user edit rootlessd.slice (MemoryMax=)";
+    let reason = Code::KilledForMemory.reason_with_remedy(text, remedy);
+    let reason = Reason { part: death.part, ..reason };
+    death.out_of_memory.then_some(reason)
 }
 
 pub(super) fn unseen_death() -> Death {

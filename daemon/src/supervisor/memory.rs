@@ -36,7 +36,8 @@ pub struct Memory {
     /// Why it failed, if not by dying.
     #[serde(default)]
     pub refusals: Vec<Reason>,
-    /// What the machine is short of, so that the engine waits with its start.
+    /// What the machine is short of, so that the engine waits with its start, or was, so that it is started
+    /// again.
     #[serde(default)]
     pub shortages: Vec<Reason>,
     /// When the next start is tried; in a back-off only.
@@ -97,7 +98,8 @@ impl Memory {
 
     /// Why a job that was to bring the engine elsewhere failed.
     pub fn why_not(&self, life: Life) -> Error {
-        if let Some(Reason { text, remedy, .. }) = self.shortages.first() {
+        let waits_for = self.shortages.iter().find(|reason| Code::passes(reason));
+        if let Some(Reason { text, remedy, .. }) = waits_for {
             let message = format!("{text}; it is tried again until that has passed");
             return Error { remedy: remedy.clone(), ..Error::new(ErrorKind::Preflight, message) };
         }

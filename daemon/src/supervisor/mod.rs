@@ -285,7 +285,10 @@ impl Supervisor {
             E::Gone => {
                 self.lose_engine(machine::Event::Gone, Some(deaths::stranger_stop()), vec![]);
             }
-            E::Died(death) => self.lose_engine(machine::Event::Died, Some(death), vec![]),
+            E::Died(death) => {
+                let killed = deaths::killed_for_memory(&death).into_iter().collect();
+                self.lose_engine(machine::Event::Died, Some(death), killed);
+            }
         }
     }
 

@@ -84,3 +84,31 @@ fn what_is_killed_for_memory_has_a_reason_of_its_own() {
         assert_eq!(status.incidents[0].kind, IncidentKind::Lost);
     });
 }
+
+#[test]
+fn an_engine_that_is_killed_for_memory_is_a_death_with_that_reason() {
+    run_timeless(async {
+        let (handle, mut engine) = running().start();
+        for count in 1..3 {
+            engine.tell_healthy(0).await;
+            is(&handle, State::Running).await;
+            let death = Death { out_of_memory: true, ..death(Part::Rootlesskit) };
+            engine.tell(Event::Died(death)).await;
+            let status = is(&handle, State::Backoff).await;
+            let reason = &status.reasons[0];
+            assert_eq!(
+                (reason.code.as_str(), reason.part),
+                ("killed-for-memory", Part::Rootlesskit)
+            );
+            // Nobody waits until that has passed.
+            assert_eq!(status.deaths.len(), count);
+            engine.take_start().await;
+            let status = is(&handle, State::Starting).await;
+            assert_eq!(status.reasons.len(), 1, "{:?}", status.reasons);
+        }
+        engine.tell_healthy(0).await;
+        assert_eq!(is(&handle, State::Running).await.reasons, []);
+        engine.tell_died().await;
+        assert_eq!(is(&handle, State::Backoff).await.reasons, []);
+    });
+}

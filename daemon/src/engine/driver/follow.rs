@@ -2,10 +2,7 @@
 
 mod doing;
 
-use std::{
-    collections::BTreeSet, future::pending, path::PathBuf, process::ExitStatus, rc::Rc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, future::pending, path::PathBuf, rc::Rc, time::Duration};
 
 use rootlessd_api::{Error, Port};
 use tokio::{
@@ -32,7 +29,7 @@ use crate::{
         processes,
     },
     plan::Plan,
-    sys::{clock, files, process::Process},
+    sys::{children::Exit, clock, files, oom::OomKills, process::Process},
 };
 
 /// The first version of the protocol whose engine-init reads the plan again when it reloads.
@@ -90,6 +87,8 @@ pub(super) struct Followed<'a> {
     stop_by: Instant,
     start_timeout: Duration,
     deadline: Option<Instant>,
+    /// Whom of it the kernel killed for memory.
+    oom_kills: OomKills,
     /// What happened to its parts; `None` if that cannot be read.
     incidents: Option<Incidents>,
     probe: Rc<Probe>,
@@ -117,6 +116,7 @@ impl<'a> Followed<'a> {
             asked: BTreeSet::new(),
             protocol: None,
             child_pid: engine.plan.state_dir.join("child_pid"),
+            oom_kills: OomKills::around(shim),
             incidents: Incidents::of(&world.dir())
                 .inspect_err(|error| {
                     tracing::warn!("the engine's incidents cannot be read: {error}")
@@ -142,7 +142,7 @@ impl<'a> Followed<'a> {
     pub async fn until_gone(
         mut self,
         commands: &mut mpsc::Receiver<Command>,
-    ) -> Option<(Plan, Option<ExitStatus>)> {
+    ) -> Option<(Plan, Option<Exit>)> {
         loop {
             match self.next(commands).await {
                 Happening::Gone => break,
@@ -176,7 +176,11 @@ impl<'a> Followed<'a> {
             Some(child) => child.wait().await.ok(),
             None => None,
         };
-        Some((self.engine.plan, status))
+        let exit = status.map(|status| {
+            let exit = Exit::of_status(self.engine.shim.identity().pid, status);
+            exit.judged_by(&self.oom_kills)
+        });
+        Some((self.engine.plan, exit))
     }
 
     async fn next(&mut self, commands: &mut mpsc::Receiver<Command>) -> Happening {
@@ -193,6 +197,7 @@ impl<'a> Followed<'a> {
             command = commands.recv() => command.map_or(Happening::Left, Happening::Asked),
             () = self.probe.hearing.lost() => Happening::Deaf,
             () = clock::until(self.deadline) => Happening::OutOfTime,
+            never = self.oom_kills.keep_up() => match never {},
         }
     }
 

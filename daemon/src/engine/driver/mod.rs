@@ -270,8 +270,8 @@ impl Driver {
     /// Follow an engine until it is gone, or nobody follows it any more.
     async fn follow(&mut self, engine: Engine) {
         let followed = Followed::new(&self.world, engine).await;
-        if let Some((plan, status)) = followed.until_gone(&mut self.commands).await {
-            self.world.bury(&plan, status).await;
+        if let Some((plan, exit)) = followed.until_gone(&mut self.commands).await {
+            self.world.bury(&plan, exit).await;
         }
     }
 }

@@ -2,11 +2,8 @@
 
 use std::{
     io,
-    os::{
-        fd::OwnedFd,
-        unix::{fs::DirBuilderExt, process::ExitStatusExt},
-    },
-    process::{ExitStatus, Stdio},
+    os::{fd::OwnedFd, unix::fs::DirBuilderExt},
+    process::Stdio,
 };
 
 use rootlessd_api::{Death, ErrorKind, Part, Phase, Reason, names};
@@ -30,7 +27,7 @@ use crate::{
     plan::Plan,
     preflight::{self, Known, Unfit},
     reasons::Code,
-    sys::{children::Exit, oom::Oom, process::Process},
+    sys::{children::Exit, process::Process},
     systemd::Systemd,
 };
 
@@ -174,17 +171,13 @@ impl World {
         }
     }
 
-    /// Remove what an engine left, and tell how it ended. `status`: of its first process, where it
+    /// Remove what an engine left, and tell how it ended. `exit`: of its first process, where it
     /// could be had.
-    pub(super) async fn bury(&self, plan: &Plan, status: Option<ExitStatus>) {
+    pub(super) async fn bury(&self, plan: &Plan, exit: Option<Exit>) {
         let remains = self.sweep(Some(plan)).await;
-        let succeeded = status.map(|status| status.success());
+        let succeeded = exit.map(|exit| exit.code == Some(0));
         let died = course::is_death(remains.death.is_some(), remains.in_order, succeeded);
         let death = remains.death.or_else(|| {
-            let exit = status.map(|status| {
-                let (code, signal) = (status.code(), status.signal());
-                Exit { pid: 0, code, signal, oom: Oom::No }
-            });
             let text = match exit {
                 Some(exit) => format!("engine-shim {}", exit.describe()),
                 None => "engine-shim was ended before it could tell why".to_owned(),

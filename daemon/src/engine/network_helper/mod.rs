@@ -20,6 +20,7 @@ use std::{
     future::pending,
     io,
     path::{Path, PathBuf},
+    rc::Rc,
     time::Duration,
 };
 
@@ -57,6 +58,7 @@ use crate::{
         children::{self, Exit},
         clock::{self, Alarm},
         files,
+        oom::OomKills,
         process::{Process, Stat},
     },
 };
@@ -80,13 +82,14 @@ const PACE: RestartPolicy = RestartPolicy {
 const READY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Follow the helper of `rootlesskit`, and do what the plan says when it is lost. `exits`: of this
-/// process's children, but for RootlessKit. It returns only if the engine is to end for it: how the
-/// helper died.
+/// process's children, but for RootlessKit. `oom_kills`: what the kernel killed for
+/// memory. It returns only if the engine is to end for it: how the helper died.
 pub async fn guard(
     dir: &EngineDir,
     plan: &Plan,
     rootlesskit: Pid,
     exits: UnboundedReceiver<Exit>,
+    oom_kills: Rc<OomKills>,
 ) -> Death {
     let Some(program) = plan.network_helper.as_deref() else { return pending().await };
     if !LASTING.contains(&plan.network_driver.as_str()) {
@@ -98,6 +101,7 @@ pub async fn guard(
         program,
         rootlesskit: rootlesskit.as_raw().unsigned_abs(),
         exits,
+        oom_kills,
         losses: Deaths::default(),
         changes: Changes::follow()
             .inspect_err(|error| tracing::warn!("changes of the network are not seen: {error}"))
@@ -114,6 +118,7 @@ struct Guard<'a> {
     program: &'a Path,
     rootlesskit: u32,
     exits: UnboundedReceiver<Exit>,
+    oom_kills: Rc<OomKills>,
     /// Those that count.
     losses: Deaths,
     /// Tells when to look at the machine's network, if that can be told.
@@ -263,7 +268,9 @@ impl Guard<'_> {
         let exit = loop {
             tokio::select! {
                 Some(exit) = self.exits.recv() => if exit.pid == pid { break Some(exit) },
-                () = running.process.gone(), if !running.is_child => break Exit::of_zombie(pid),
+                () = running.process.gone(), if !running.is_child => {
+                    break Exit::of_zombie(pid).map(|exit| exit.judged_by(&self.oom_kills));
+                }
                 Some(line) = next_line(&mut running.lines) => running.take_line(line),
             }
         };
