@@ -10,6 +10,7 @@ use std::{
 use nix::errno::Errno;
 use rootlessd_api::{Death, Part, Reason};
 use rustix::fs::statvfs;
+use serde::{Deserialize, Serialize};
 
 use crate::{plan::DockerPlan, reasons::Code, sys::process};
 
@@ -27,7 +28,7 @@ const LEAST_INODES: u64 = 64;
 const MOST_FILES: u64 = 90;
 
 /// What something was short of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Shortage {
     /// Space or inodes.
     Space,
@@ -48,8 +49,9 @@ impl Shortage {
         } else if has(&["too many open files"]) {
             Some(Self::Files)
         } else if has(&[
-            "fork/exec",
+            "fork",
             "clone",
+            "pthread_create",
             "newosproc",
             "new os thread",
             "cannot be started",
@@ -77,6 +79,30 @@ impl Shortage {
         death.signal.is_none().then(|| Self::in_line(&death.text)).flatten()
     }
 
+    /// What it is that a reason is about which was seen on the machine.
+    pub fn seen_in(reason: &Reason) -> Option<Self> {
+        let is = |codes: &[Code]| codes.iter().any(|code| code.is(reason));
+        if is(&[Code::DataRootFull, Code::DataRootInodes, Code::RuntimeDirFull]) {
+            Some(Self::Space)
+        } else if is(&[Code::FilesExhausted]) {
+            Some(Self::Files)
+        } else {
+            None
+        }
+    }
+
+    /// The reason that a part of a running engine complained of it, where it is not to be seen.
+    pub fn complained_of(self) -> Reason {
+        let what = match self {
+            Self::Space => "space, or of the user's share of it",
+            Self::Files => "files that may be open",
+            Self::Processes => "processes or threads",
+        };
+        self.reason(&format!(
+            "dockerd or containerd complained that it is short of {what}: rootlessctl logs tells at what"
+        ))
+    }
+
     /// The reason that something failed for it, if it is not to be seen any more or cannot be measured.
     pub fn reason(self, text: &str) -> Reason {
         let (code, remedy) = match self {
@@ -94,6 +120,37 @@ impl Shortage {
 }
 
 const FILES_REMEDY: &str = "a higher LimitNOFILE= (sudo systemctl edit user@.service), then log out everywhere and in again";
+
+/// How often it was complained of each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Complaints {
+    space: u32,
+    files: u32,
+    processes: u32,
+}
+
+impl Complaints {
+    /// Once more.
+    pub const fn add(&mut self, shortage: Shortage) {
+        let count = match shortage {
+            Shortage::Space => &mut self.space,
+            Shortage::Files => &mut self.files,
+            Shortage::Processes => &mut self.processes,
+        };
+        *count = count.wrapping_add(1);
+    }
+
+    /// Of what it was complained since it was so often.
+    pub fn since(self, before: Self) -> impl Iterator<Item = Shortage> {
+        let counts = [
+            (Shortage::Space, self.space, before.space),
+            (Shortage::Files, self.files, before.files),
+            (Shortage::Processes, self.processes, before.processes),
+        ];
+        counts.into_iter().filter(|(_, now, before)| now != before).map(|(shortage, ..)| shortage)
+    }
+}
 
 /// What there is room for on a file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,30 +186,33 @@ impl Places {
 
     /// Which of them are full. What cannot be seen is not.
     pub fn full(&self) -> Vec<Reason> {
-        let codes = [
-            (
-                &self.data_root,
-                LEAST_BYTES,
-                Code::DataRootFull,
-                Code::DataRootInodes,
-                "make room on its file system; while the engine runs: docker system prune",
-            ),
-            (
-                &self.runtime,
-                LEAST_RUNTIME_BYTES,
-                Code::RuntimeDirFull,
-                Code::RuntimeDirFull,
-                "remove what fills it: du -xh --max-depth=2 \"$XDG_RUNTIME_DIR\"",
-            ),
-        ];
-        let full = codes.into_iter().filter_map(|(path, least, full, inodes, remedy)| {
-            // It may still have to be made.
-            let there = path.ancestors().find(|path| path.exists())?;
-            let (code, text) = lack(Room::at(there).ok()?, least, path, full, inodes)?;
-            Some(code.reason_with_remedy(text, remedy))
-        });
-        full.collect()
+        let runtime = full(
+            &self.runtime,
+            LEAST_RUNTIME_BYTES,
+            Code::RuntimeDirFull,
+            Code::RuntimeDirFull,
+            "remove what fills it: du -xh --max-depth=2 \"$XDG_RUNTIME_DIR\"",
+        );
+        full_data_root(&self.data_root).into_iter().chain(runtime).collect()
     }
+}
+
+/// Whether the file system of the engine's data is full. One that cannot be seen is not.
+pub fn full_data_root(data_root: &Path) -> Option<Reason> {
+    full(
+        data_root,
+        LEAST_BYTES,
+        Code::DataRootFull,
+        Code::DataRootInodes,
+        "make room on its file system; while the engine runs: docker system prune",
+    )
+}
+
+fn full(path: &Path, least: u64, full: Code, no_inodes: Code, remedy: &str) -> Option<Reason> {
+    // It may still have to be made.
+    let there = path.ancestors().find(|path| path.exists())?;
+    let (code, text) = lack(Room::at(there).ok()?, least, path, full, no_inodes)?;
+    Some(code.reason_with_remedy(text, remedy))
 }
 
 fn lack(
@@ -205,6 +265,11 @@ mod tests {
             ("open /x: disk quota exceeded", Some(Space)),
             ("accept4: too many open files; retrying in 1s", Some(Files)),
             ("fork/exec /usr/bin/runc: resource temporarily unavailable", Some(Processes)),
+            ("sh: fork: Resource temporarily unavailable", Some(Processes)),
+            (
+                "runtime/cgo: pthread_create failed: Resource temporarily unavailable",
+                Some(Processes),
+            ),
             ("runtime: failed to create new OS thread (have 7 already; errno=11)", Some(Processes)),
             ("fatal error: newosproc", Some(Processes)),
             (
@@ -227,6 +292,22 @@ mod tests {
         let text = "dockerd exited with status 1: x: no space left on device";
         assert_eq!(death(None, text), Some(Space));
         assert_eq!(death(Some(9), text), None);
+    }
+
+    #[test]
+    fn complaints_are_told_apart() {
+        use Shortage::{Files, Processes, Space};
+        let rows: [&[Shortage]; 4] = [&[], &[Space], &[Space, Processes], &[Files, Processes]];
+        for new in rows {
+            let before = Complaints { space: u32::MAX, ..Complaints::default() };
+            let mut now = before;
+            new.iter().for_each(|&shortage| now.add(shortage));
+            assert_eq!(now.since(before).collect::<Vec<_>>(), new);
+        }
+        // Of a release that knows fewer, or more.
+        let told = serde_json::json!({ "space": 3, "air": 1 });
+        let read: Complaints = serde_json::from_value(told).unwrap();
+        assert_eq!(read, Complaints { space: 3, ..Complaints::default() });
     }
 
     #[test]

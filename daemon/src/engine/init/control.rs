@@ -24,7 +24,10 @@ use super::{
     port_desk::{PortDesk, Verdict},
 };
 use crate::{
-    engine::dir::EngineDir,
+    engine::{
+        dir::EngineDir,
+        shortage::{Complaints, Shortage},
+    },
     sys::{children, files::FileId, process::Process},
     varlink::{
         call::{self, Answer, ErrorReply, Interface},
@@ -53,16 +56,30 @@ pub struct InitStatus {
     pub containerd: Option<u32>,
     /// dockerd's pid.
     pub dockerd: Option<u32>,
-    /// How often containerd or dockerd complained that they are short of something; not each time that
-    /// they do so at once.
+    /// How often containerd or dockerd complained that they are short of something, not each time that
+    /// they do so at once, or the file system of the data was seen to have become full: each time it has to
+    /// be looked what the machine is short of.
     #[serde(default)]
     pub complaints: u32,
+    /// Of what those two complained.
+    #[serde(default)]
+    pub complaints_of: Complaints,
     /// Which file containerd was when it was started.
     #[serde(default)]
     pub containerd_file: Option<FileId>,
     /// Which file dockerd was when it was started.
     #[serde(default)]
     pub dockerd_file: Option<FileId>,
+}
+
+impl InitStatus {
+    /// Have it looked what the machine is short of. `of`: what was complained of.
+    pub fn complain(&mut self, of: Option<Shortage>) {
+        self.complaints = self.complaints.wrapping_add(1);
+        if let Some(shortage) = of {
+            self.complaints_of.add(shortage);
+        }
+    }
 }
 
 /// Whether engine-init comes up, is up, or goes down.
@@ -86,6 +103,7 @@ impl Default for InitStatus {
             containerd: None,
             dockerd: None,
             complaints: 0,
+            complaints_of: Complaints::default(),
             containerd_file: None,
             dockerd_file: None,
         }
@@ -275,6 +293,15 @@ fn own_error(name: &str, parameters: Value) -> ErrorReply {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_older_or_newer_engine_init_is_understood() {
+        let status = InitStatus { complaints: 3, ..InitStatus::default() };
+        let mut told = serde_json::to_value(status).unwrap();
+        told["news"] = 7.into();
+        told.as_object_mut().unwrap().remove("complaints_of");
+        assert_eq!(serde_json::from_value::<InitStatus>(told).unwrap(), status);
+    }
 
     #[test]
     fn only_a_dockerd_that_stands_still_is_idle() {

@@ -10,6 +10,7 @@ pub mod client;
 mod config;
 mod containers;
 mod control;
+mod data_root;
 pub(crate) mod machine;
 mod mend;
 mod namespaces;
@@ -188,13 +189,8 @@ impl Init {
         let ports = PortDesk::default();
         let children = Children::adopt_orphans()?;
         let attention = Rc::new(Attention::default());
-        let part_probe = PartProbe::of(
-            &plan,
-            following.clone(),
-            Rc::clone(&attention),
-            children.oom_kills(),
-            ask.clone(),
-        );
+        let part_probe =
+            PartProbe::of(&plan, &status, Rc::clone(&attention), children.oom_kills(), ask.clone());
         let control = Control {
             listener: listener.try_clone()?,
             status: following,
@@ -385,6 +381,7 @@ impl Init {
         let status = |last: &InitStatus| InitStatus {
             protocol: PROTOCOL,
             complaints: last.complaints,
+            complaints_of: last.complaints_of,
             stage: self.machine.stage(),
             phase: self.machine.phase(),
             containerd: pid(&self.containerd),

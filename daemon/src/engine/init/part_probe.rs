@@ -5,6 +5,8 @@
 //! of life and for what it knows of containers, containerd what it says of its own health. Who does not
 //! answer is asked again at once, and hangs if it does not answer several times in a row and does not
 //! get on meanwhile. A busy one, or one on a busy machine, gets a minute.
+//!
+//! At the same time it is looked whether the containers have filled [their disk](super::data_root).
 
 use std::{
     cell::Cell,
@@ -20,7 +22,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{InitStatus, Request, Stage, containers::Containers};
+use super::{InitStatus, Request, Stage, containers::Containers, data_root::DataRoot};
 use crate::{
     engine::{docker, shortage},
     plan::Plan,
@@ -72,6 +74,7 @@ pub(super) struct PartProbe {
     containers: Containers,
     containerd: PathBuf,
     dockerd: PathBuf,
+    data_root: DataRoot,
     status: watch::Receiver<InitStatus>,
     attention: Rc<Attention>,
     oom_kills: Rc<OomKills>,
@@ -83,7 +86,7 @@ pub(super) struct PartProbe {
 impl PartProbe {
     pub fn of(
         plan: &Plan,
-        status: watch::Receiver<InitStatus>,
+        status: &watch::Sender<InitStatus>,
         attention: Rc<Attention>,
         oom_kills: Rc<OomKills>,
         found: mpsc::Sender<Request>,
@@ -92,7 +95,8 @@ impl PartProbe {
             containers: Containers::of(&plan.docker),
             containerd: plan.docker.containerd_socket(),
             dockerd: plan.docker.socket.clone(),
-            status,
+            data_root: DataRoot::of(&plan.docker, status.clone()),
+            status: status.subscribe(),
             attention,
             oom_kills,
             found,
@@ -112,9 +116,10 @@ impl PartProbe {
                 sleep(INTERVAL).await;
                 continue;
             }
-            (containerd, dockerd) = tokio::join!(
+            (containerd, dockerd, ()) = tokio::join!(
                 self.ask(Part::Containerd, containerd),
-                self.ask(Part::Dockerd, dockerd)
+                self.ask(Part::Dockerd, dockerd),
+                self.data_root.look(PATIENCE)
             );
             // Containers can be in the same cgroup, and their ends are none of the parts'. Not every kernel
             // tells of them.
@@ -336,14 +341,15 @@ mod tests {
         listen(&dockerd, 0).unwrap();
         let status =
             InitStatus { stage: Stage::Ready, dockerd: Some(child.id()), ..InitStatus::default() };
-        let (_status, status) = watch::channel(status);
+        let status = watch::Sender::new(status);
         let attention = Rc::new(Attention::default());
         let (found, mut told) = mpsc::channel(1);
         let probe = PartProbe {
             containers: Containers::of(&docker),
             containerd: at("containerd.sock"),
             dockerd: docker.socket.clone(),
-            status,
+            data_root: DataRoot::of(&docker, status.clone()),
+            status: status.subscribe(),
             attention: Rc::clone(&attention),
             oom_kills: Rc::new(OomKills::from_now()),
             found,

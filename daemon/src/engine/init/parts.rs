@@ -1,6 +1,6 @@
 //! containerd and dockerd as processes.
 
-use std::{cell::RefCell, io, path::Path, rc::Rc, time::Duration};
+use std::{cell::RefCell, collections::BTreeMap, io, path::Path, rc::Rc, time::Duration};
 
 use nix::{sys::signal::Signal, unistd::Pid};
 use rootlessd_api::{Part, Port, Protocol};
@@ -25,7 +25,7 @@ use crate::{
 /// How long to wait for the rest of what a dead part wrote. Somebody else may hold its pipe open.
 const LAST_LINES_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How often complaints are passed on at most.
+/// How often complaints of one thing are passed on at most.
 const COMPLAINTS_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A part that runs.
@@ -110,14 +110,16 @@ fn start(
     // Where the proxy asks, it knows better.
     let ports = (!init.plan.ask_ports).then(|| init.ports.clone());
     let status = init.status.clone();
-    let mut complained: Option<Instant> = None;
+    let mut complained: BTreeMap<Shortage, Instant> = BTreeMap::new();
     let pump = tokio::task::spawn_local(async move {
         while let Some(line) = lines.next().await {
             log::forward(part, &line);
-            let is_new = complained.is_none_or(|it| it.elapsed() >= COMPLAINTS_INTERVAL);
-            if is_new && Shortage::in_line(&line).is_some() {
-                complained = Some(Instant::now());
-                status.send_modify(|status| status.complaints = status.complaints.wrapping_add(1));
+            let is_new = |it: &Shortage| {
+                complained.get(it).is_none_or(|last| last.elapsed() >= COMPLAINTS_INTERVAL)
+            };
+            if let Some(shortage) = Shortage::in_line(&line).filter(is_new) {
+                complained.insert(shortage, Instant::now());
+                status.send_modify(|status| status.complain(Some(shortage)));
             }
             if let Some(ports) = &ports
                 && let Some(number) = port::refused_in(&line)
