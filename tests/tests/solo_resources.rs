@@ -126,6 +126,28 @@ fn data_without_space_while_it_runs() {
     assert_eq!(status["incidents"], Value::Array(vec![]));
 }
 
+/// Nobody complains: a container writes, and no part has anything to do with it.
+#[test]
+fn data_that_is_filled_under_a_container() {
+    let user = User::new();
+    small(&user, &data_root(&user), "size=64m");
+    user.start();
+    user.load_image();
+    user.serve_page("");
+    // dockerd is asked when a container starts, and then not for a minute.
+    thread::sleep(Duration::from_secs(3));
+    let mut watch = user.watch();
+    watch.next_status();
+    let begun = Instant::now();
+    let filler = fill(&data_root(&user));
+    let status = watch.until(|status| has(status, "data-root-full"));
+    eprintln!("told after {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(3) + TOLD, "{:?}", begun.elapsed());
+    assert_eq!(status["state"], "running");
+    fs::remove_file(filler).unwrap();
+    watch.until(|status| !has(status, "data-root-full"));
+}
+
 #[test]
 fn a_runtime_directory_without_space() {
     let user = User::new();
@@ -208,6 +230,27 @@ fn no_more_processes_at_a_start() {
     limit(&user, user.rootlessd(), "--nproc=1000:");
     let status = user.wait_state("running");
     assert!(!has(&status, "processes-exhausted"), "{status}");
+}
+
+#[test]
+fn no_more_processes_for_a_container() {
+    let user = User::new();
+    user.start();
+    user.load_image();
+    let mut watch = user.watch();
+    watch.next_status();
+    limit(&user, user.pid("containerd"), "--nproc=1:");
+    let refused = user.docker("run rootlessd/tiny true").fails();
+    let begun = Instant::now();
+    let status = watch.until(|status| has(status, "processes-exhausted"));
+    eprintln!("told after {:?} ({refused})", begun.elapsed());
+    assert!(begun.elapsed() < TOLD, "{:?}", begun.elapsed());
+    assert_eq!(status["state"], "running");
+    limit(&user, user.pid("containerd"), "--nproc=1000:");
+    // Nobody can see that it is over.
+    let is_over = || (!has(&user.status(), "processes-exhausted")).then_some(());
+    wait_for("it is told no more", SOON * 2, is_over);
+    user.docker("run rootlessd/tiny true").ok();
 }
 
 #[test]
