@@ -1,9 +1,6 @@
 //! Two name servers in a bed, by whose answers one sees which of them is asked.
 
-use crate::{
-    command::Spawned,
-    machine::{Machine, SOON},
-};
+use crate::{bed::Bed, command::Spawned, machine::SOON};
 
 /// A name server at the address `$0` for which every name has the address `$1`.
 const NAME_SERVER: &str = r#"
@@ -23,11 +20,11 @@ const NAME_SERVER: &str = r#"
 "#;
 
 /// Serves names at 198.51.100.1 and 198.51.100.2: every name has the address 192.0.2.1, or 192.0.2.2.
-pub fn serve(machine: &Machine) -> [Spawned; 2] {
-    machine.root_sh("ip address replace 198.51.100.2/24 dev eth0").ok();
+pub fn serve(bed: &Bed) -> [Spawned; 2] {
+    bed.root_sh("ip address replace 198.51.100.2/24 dev eth0").ok();
     ["1", "2"].map(|it| {
         let (at, ip) = (format!("198.51.100.{it}"), format!("192.0.2.{it}"));
-        let mut server = machine.spawn_root(["perl", "-e", NAME_SERVER, &at, &ip]);
+        let mut server = bed.spawn_root(["perl", "-e", NAME_SERVER, &at, &ip]);
         server.wait_line(SOON, |line| line == "listens");
         server
     })

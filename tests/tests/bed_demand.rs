@@ -1,14 +1,20 @@
 //! The engine on demand, under a real systemd: the default.
 
-use std::time::Duration;
+use std::{thread, time::Duration};
 
-use rootlessd_tests::machine::{Machine, SOON, on_both, word};
+use rootlessd_tests::{
+    command::wait_for,
+    machine::{Machine, SOON, on_both, word},
+};
 
 /// How soon the unit follows the engine.
 const FOLLOWS: Duration = Duration::from_secs(5);
 
 /// What rootlessd may take of memory while it waits for a client, in KiB.
 const MOST: u64 = 8 << 10;
+
+/// For how long it sleeps at least: a timer that is shorter wakes it in each such time.
+const ASLEEP: Duration = Duration::from_secs(5);
 
 #[test]
 fn it_starts_with_its_first_client_and_follows_the_containers_over_a_boot() {
@@ -17,6 +23,7 @@ fn it_starts_with_its_first_client_and_follows_the_containers_over_a_boot() {
         machine.configure("engine.idle_timeout = \"1s\"\n");
         machine.user(["systemctl", "--user", "enable", "--now", "rootlessd"]).ok();
         alone(&machine, "");
+        sleeps(&machine);
 
         // A client starts it, the unit follows, and both end when nobody is left.
         let mut watch = machine.watch();
@@ -72,4 +79,17 @@ fn alone(machine: &Machine, demand_starts: &str) {
     let pss = pss.expect("a size");
     eprintln!("{}: rootlessd waits with {pss} KiB, {threads} threads", machine.suite);
     assert!(pss <= MOST, "{pss} KiB");
+}
+
+/// Waits until rootlessd, which waits for a client, is not woken for a while: what is left of its start passes, and the
+/// watchdog is fed once a minute. The kernel counts each time that a thread goes to sleep.
+fn sleeps(machine: &Machine) {
+    let pid = word(&machine.status()["supervisor"]["pid"]);
+    // A thread may end meanwhile.
+    let count = format!("cat /proc/{pid}/task/*/status 2>/dev/null | grep ^voluntary_ctxt");
+    wait_for("rootlessd sleeps", SOON, || {
+        let before = machine.root_sh(&count).ok();
+        thread::sleep(ASLEEP);
+        (machine.root_sh(&count).ok() == before).then_some(())
+    });
 }

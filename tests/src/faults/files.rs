@@ -2,7 +2,10 @@
 
 use super::{
     Kept, Promise, Row, Trial, ms,
-    trial::{AS_USER, CONFIG, has_reason, page, provoke, provoke_unseen, timed_by_user},
+    trial::{
+        AS_USER, CONFIG, alive, compare, has_reason, page, provoke, provoke_unseen, settled,
+        timed_by_user,
+    },
 };
 use crate::machine::{Machine, RUNTIME};
 
@@ -51,13 +54,14 @@ const STRANGER: &str = "$(sleep 60 >/dev/null 2>&1 & echo $!)";
 
 /// A file that a dead engine could have left.
 fn stale(machine: &Machine, file: &str, content: &str) -> Trial {
+    let before = alive(machine);
     machine.ctl(["stop"]);
     let fault = format!(
         "mkdir -p $(dirname {RUNTIME}/{file}); echo \"{content}\" >{RUNTIME}/{file}; rootlessctl start"
     );
     let mut trial = timed_by_user(machine, &fault, &page());
     machine.wait_state("running");
-    trial.containers.restarted = 2;
+    trial.containers = Some(compare(&before, &settled(machine, &before)));
     trial
 }
 

@@ -2,7 +2,10 @@
 
 use std::time::Instant;
 
-use super::{Promise, Row, Trial, ms, trial::AS_USER};
+use super::{
+    Promise, Row, Trial, ms,
+    trial::{AS_USER, alive, compare, settled},
+};
 use crate::{
     grants::{Caller as _, call},
     machine::Machine,
@@ -41,21 +44,23 @@ pub(super) fn rows() -> Vec<Row> {
 }
 
 /// Without somebody who agrees the answer is no, soon, and nothing has changed.
-fn refused(machine: &Machine, before: &str, after: &str) -> Trial {
-    machine.root_sh(before).ok();
+fn refused(machine: &Machine, take: &str, give_back: &str) -> Trial {
+    let before = alive(machine);
+    machine.root_sh(take).ok();
     let begin = Instant::now();
     let told = machine.try_ctl(["ports", "allow", "81"]).fails();
     let mut trial = Trial { detected: Some(begin.elapsed()), ..Trial::default() };
     trial.check(!told.is_empty(), || "it says nothing".into());
     let grants = machine.root_sh("cat /var/lib/rootlessd/ledger.json 2>/dev/null || :").ok();
     trial.check(!grants.contains("81"), || grants);
-    machine.root_sh(after).ok();
-    trial.containers.kept = 2;
+    machine.root_sh(give_back).ok();
+    trial.containers = Some(compare(&before, &settled(machine, &before)));
     trial
 }
 
 /// Killed at some moment of a grant, the next call finds it done or undone, and never half.
 fn killed(machine: &Machine, round: u32) -> Trial {
+    let before = alive(machine);
     machine.decide(&[("set-unprivileged-port-start", "yes"), ("revoke", "yes")]);
     // A call with a fresh helper takes some 10 ms.
     let after = 1 + round * 700 % 12_000;
@@ -77,6 +82,6 @@ fn killed(machine: &Machine, round: u32) -> Trial {
     machine.revoke_all();
     let now = is();
     trial.check(has(&now) == (false, false), || format!("nothing granted, and {now}"));
-    trial.containers.kept = 2;
+    trial.containers = Some(compare(&before, &settled(machine, &before)));
     trial
 }

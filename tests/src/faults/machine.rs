@@ -1,8 +1,9 @@
-//! The machine is not as it should be, or becomes another: rows 10, 11, 15, 20, 27 and 28. Rows 9 and 16 want a kernel of
-//! their own, and are in `vm_faults`.
+//! The machine is not as it should be, or becomes another: rows 9 to 11, 15, 16, 20, 27 and 28. Rows 9 and 16 want a kernel
+//! of their own, so all that is here of them is a line that says where they are.
 
 use super::{
     Kept, Promise, Row, Trial, containers, ms,
+    parts::in_and_out,
     trial::{
         AS_USER, again, alive, compare, has_reason, page, provoke, provoke_by_root, reason,
         settled, zombies,
@@ -23,6 +24,7 @@ pub(super) fn rows() -> Vec<Row> {
         stock: None,
     };
     vec![
+        elsewhere("9", "a part is killed for memory"),
         full("10a", "no space for Docker's data", |machine, _| {
             shrunk_data(machine, "size", "data-root-full")
         }),
@@ -42,22 +44,28 @@ pub(super) fn rows() -> Vec<Row> {
                 let check = format!("{AS_USER} timeout 5 docker exec web true");
                 provoke_by_root(machine, &fault, &check, &has_reason("runtime-dir-gone"))
             },
-            stock: None,
+            stock: Some(|stock| {
+                // What stock has there of the same: RootlessKit's own directory, and Docker's socket.
+                let fault = format!("rm -rf {RUNTIME}/dockerd-rootless {RUNTIME}/docker.sock");
+                stock.provoke(&fault, "timeout 5 docker exec web true")
+            }),
         },
         Row {
             number: "15a",
             fault: "a published port is in use",
-            promise: within(30_000, 2000),
+            promise: Promise { detected: ms(30_000), ..Promise::NONE },
             ours: |machine, _| port(machine, "8080:80", &["8080"]),
             stock: None,
         },
         Row {
             number: "15b",
             fault: "a published port needs a privilege",
-            promise: within(30_000, 20_000),
+            promise: Promise { detected: ms(30_000), ..Promise::NONE },
             ours: |machine, _| port(machine, "81:80", &["81", "rootlessctl ports allow 81"]),
             stock: None,
         },
+        elsewhere("16a", "the clock is set"),
+        elsewhere("16b", "the machine sleeps"),
         Row {
             number: "20",
             fault: "dockerd's program is replaced by a package",
@@ -66,10 +74,22 @@ pub(super) fn rows() -> Vec<Row> {
             stock: None,
         },
         Row {
-            number: "27",
+            number: "27a",
             fault: "the machine has another name server",
             promise: within(1000, 3000),
             ours: |machine, _| other_name_server(machine),
+            stock: Some(|stock| {
+                let _servers = name_servers::serve(stock.revived());
+                let trial = stock.provoke_as_root(OTHER_SERVER, &asks_the_other());
+                stock.revived().root_sh(USUAL_SERVER).ok();
+                trial
+            }),
+        },
+        Row {
+            number: "27b",
+            fault: "the machine has another default route",
+            promise: within(1000, 3000),
+            ours: |machine, _| other_route(machine),
             stock: None,
         },
         Row {
@@ -80,6 +100,17 @@ pub(super) fn rows() -> Vec<Row> {
             stock: None,
         },
     ]
+}
+
+/// A row of `vm_faults`.
+fn elsewhere(number: &'static str, fault: &'static str) -> Row {
+    Row {
+        number,
+        fault,
+        promise: Promise::NONE,
+        ours: |_, _| Trial { absent: Some("not measured here: make test-vm"), ..Trial::default() },
+        stock: None,
+    }
 }
 
 /// A file system that is full as it is: what a container needs for its start has no place, and that is told while it
@@ -118,16 +149,44 @@ fn shrunk_data(machine: &Machine, limit: &str, code: &'static str) -> Trial {
     trial
 }
 
+/// The machine's name server is the second of the two.
+const OTHER_SERVER: &str = "echo nameserver 198.51.100.2 >/etc/resolv.conf";
+/// It is the first again, as in every bed.
+const USUAL_SERVER: &str = "echo nameserver 198.51.100.1 >/etc/resolv.conf";
+
+/// The container `web` has its names from the second.
+fn asks_the_other() -> String {
+    let ask = "docker exec web timeout 1 nslookup -type=a world.example";
+    format!("{AS_USER} {ask} | grep -q 192.0.2.2")
+}
+
 /// What containers ask for names is what the machine asks, without a restart.
 fn other_name_server(machine: &Machine) -> Trial {
     let _servers = name_servers::serve(machine);
-    let ask = "docker exec web timeout 1 nslookup -type=a world.example";
-    let check = format!("{AS_USER} {ask} | grep -q 192.0.2.2");
-    let fault = "echo nameserver 198.51.100.2 >/etc/resolv.conf";
     let is_told = again(machine, "changed", "network");
-    let trial = provoke_by_root(machine, fault, &check, &is_told);
-    machine.root_sh("echo nameserver 198.51.100.1 >/etc/resolv.conf").ok();
+    let trial = provoke_by_root(machine, OTHER_SERVER, &asks_the_other(), &is_told);
+    change_back(machine, USUAL_SERVER);
     trial
+}
+
+/// The way out of containers is the machine's, whichever it takes.
+fn other_route(machine: &Machine) -> Trial {
+    let usual = machine.root_sh("ip route show default").ok();
+    let link = "ip link add wifi type veth peer name air; ip link set wifi up; ip link set air up";
+    machine.root_sh(link).ok();
+    let check = in_and_out(machine, &machine.web_pid());
+    let is_told = again(machine, "changed", "network");
+    let fault = "ip route replace default dev wifi";
+    let trial = provoke_by_root(machine, fault, &check, &is_told);
+    change_back(machine, &format!("ip route replace {usual}; ip link del wifi"));
+    trial
+}
+
+/// Is told before the next trial begins, which is not to take it for its own.
+fn change_back(machine: &Machine, script: &str) {
+    let is_told = again(machine, "changed", "network");
+    machine.root_sh(script).ok();
+    machine.wait_status(is_told);
 }
 
 /// A container's port cannot be had, and Docker's own words say which, and what to do.
@@ -141,9 +200,8 @@ fn port(machine: &Machine, port: &str, words: &[&str]) -> Trial {
         trial.check(told.contains(word), || format!("no {word:?} in {told:?}"));
     }
     machine.user(["docker", "rm", "-f", "refused"]).ok();
-    trial.recovered = Some(std::time::Duration::ZERO);
     trial.check(machine.page().is_some(), || "no page".into());
-    trial.containers = compare(&before, &alive(machine));
+    trial.containers = Some(compare(&before, &alive(machine)));
     trial
 }
 
@@ -177,6 +235,6 @@ fn controllers_missing(machine: &Machine) -> Trial {
     machine.root_sh(&format!("umount {files}")).ok();
     machine.ctl(["restart"]);
     machine.wait_page();
-    let containers = compare(&before, &settled(machine, &before));
+    let containers = Some(compare(&before, &settled(machine, &before)));
     Trial { detected, containers, left: zombies(machine), ..Trial::default() }
 }

@@ -95,7 +95,7 @@ impl Promise {
         if trial.absent.is_some() {
             return vec![];
         }
-        let Containers { kept: _, restarted, lost } = trial.containers;
+        let Containers { kept: _, restarted, lost } = trial.containers.unwrap_or_default();
         let ended = lost + if self.containers == Kept::Untouched { restarted } else { 0 };
         [
             late("told", self.detected, trial.detected),
@@ -152,16 +152,16 @@ impl Harness<'_> {
             let begin = Instant::now();
             let mut trials = vec![];
             for round in 0..rounds {
-                let trial = caught(|| (row.ours)(&machine, round)).unwrap_or_else(|broken| {
+                let trial = caught(|| (row.ours)(&machine, round)).unwrap_or_else(|why| {
                     // Whatever state that is, it is none for the others.
                     machine = prepared(suite, load);
-                    broken
+                    Trial::cut_off(why)
                 });
                 trials.push(trial);
             }
             let beside = stock.as_deref_mut().zip(row.stock);
             let beside = beside.map(|(stock, provoke)| caught(|| provoke(stock)));
-            table.add(row, &trials, beside.map(|trial| trial.unwrap_or_else(|broken| broken)));
+            table.add(row, &trials, beside.map(|trial| trial.unwrap_or_else(Trial::cut_off)));
             let took = begin.elapsed().as_secs_f64();
             eprintln!("{suite} {} {}: {took:.1} s", row.number, row.fault);
         }
@@ -171,12 +171,11 @@ impl Harness<'_> {
     }
 }
 
-/// A trial, or one that could not be ended, and says why.
-fn caught(trial: impl FnOnce() -> Trial) -> Result<Trial, Trial> {
+/// A trial, or why it could not be ended.
+fn caught(trial: impl FnOnce() -> Trial) -> Result<Trial, String> {
     catch_unwind(AssertUnwindSafe(trial)).map_err(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked");
-        Trial { broken: vec![text.to_owned()], ..Trial::default() }
+        text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned()
     })
 }
 

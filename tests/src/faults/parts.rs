@@ -6,8 +6,8 @@ use super::{
     within,
 };
 use crate::{
-    bed::Suite,
-    machine::{Machine, SOON, pids, word},
+    bed::{Bed, Suite},
+    machine::{Machine, PAGE, SOON, pids, word},
 };
 
 /// A page of the outer world, at an address that is neither a container's nor the machine's loopback's.
@@ -25,6 +25,7 @@ pub(super) fn rows() -> Vec<Row> {
         Row {
             number: "1b",
             fault: "rootlesskit killed",
+            // The matrix's second is Docker's (1a). Its containers come after that, one by one, before it answers.
             promise: within(100, 2000).anew(),
             ours: |machine, _| namespaces_lost(machine, "rootlesskit", &page()),
             stock: Some(|stock| stock.provoke("kill -KILL $(pgrep -xo rootlesskit)", &page())),
@@ -39,6 +40,7 @@ pub(super) fn rows() -> Vec<Row> {
         Row {
             number: "2b",
             fault: "rootlesskit's child killed",
+            // As 1b, beside 2a.
             promise: within(100, 2000).anew(),
             ours: |machine, _| namespaces_lost(machine, "rootlesskit's child", &page()),
             stock: Some(|stock| stock.provoke(&format!("kill -KILL {CHILD}"), &page())),
@@ -94,6 +96,7 @@ pub(super) fn rows() -> Vec<Row> {
         Row {
             number: "6a",
             fault: "slirp4netns stopped",
+            // The 10 s of the matrix are for finding out; to be well takes what it takes of a part that was killed (5, 3, 4).
             promise: within(10_000, 10_500),
             ours: |machine, _| network(machine, "STOP"),
             stock: Some(|stock| stock_network(stock, "STOP")),
@@ -166,17 +169,18 @@ fn containerd(stock: &mut Stock, signal: &str, check: &str) -> Trial {
     stock.provoke(&format!("kill -{signal} $(pidof containerd)"), check)
 }
 
-/// A way out of the container `web`, seen from its network namespace.
-fn way_out(machine: &crate::bed::Bed, pid: &str) -> String {
+/// A way out of the container `web`, seen from its network namespace, and the way in by its published port.
+pub(super) fn in_and_out(machine: &Bed, pid: &str) -> String {
     let serve = "mkdir -p /srv && echo outside >/srv/page
                  pidof busybox || busybox httpd -p 198.51.100.1:80 -h /srv";
     machine.root_sh(serve).ok();
-    format!("nsenter --net=/proc/{pid}/ns/net curl -sf -m 0.1 -o /dev/null {OUTSIDE}")
+    let out = format!("nsenter --net=/proc/{pid}/ns/net curl -sf -m 0.1 -o /dev/null {OUTSIDE}");
+    format!("{out} && curl -sf -m 0.5 -o /dev/null {PAGE}")
 }
 
 fn network(machine: &Machine, signal: &str) -> Trial {
     let pid = pids(&machine.wait_known())["network"][0].clone();
-    let check = way_out(machine, &machine.web_pid());
+    let check = in_and_out(machine, &machine.web_pid());
     provoke_by_root(
         machine,
         &format!("kill -{signal} {pid}"),
@@ -188,7 +192,7 @@ fn network(machine: &Machine, signal: &str) -> Trial {
 fn stock_network(stock: &mut Stock, signal: &str) -> Trial {
     let bed = stock.revived();
     let pid = bed.user(["docker", "inspect", "-f", "{{.State.Pid}}", "web"]).ok();
-    let check = way_out(bed, &pid);
+    let check = in_and_out(bed, &pid);
     stock.provoke_as_root(&format!("kill -{signal} $(pidof slirp4netns)"), &check)
 }
 

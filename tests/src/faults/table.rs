@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::{Row, Trial};
+use super::{Containers, Row, Trial};
 
 /// The trials of one Debian.
 #[derive(Debug)]
@@ -16,10 +16,9 @@ pub struct Table {
 struct Line {
     number: String,
     fault: String,
-    trials: usize,
     detected: Vec<Duration>,
     recovered: Vec<Duration>,
-    containers: [usize; 3],
+    containers: Option<Containers>,
     left: usize,
     stock: Option<Trial>,
     broken: Vec<String>,
@@ -39,7 +38,6 @@ impl Table {
             times.sort();
             times
         };
-        let sum = |of: fn(&Trial) -> usize| trials.iter().map(of).sum();
         let mut broken: Vec<_> =
             trials.iter().flat_map(|trial| row.promise.broken_by(trial, self.slack)).collect();
         broken.sort();
@@ -47,15 +45,10 @@ impl Table {
         self.lines.push(Line {
             number: row.number.to_owned(),
             fault: row.fault.to_owned(),
-            trials: trials.len(),
             detected: sorted(|trial| trial.detected),
             recovered: sorted(|trial| trial.recovered),
-            containers: [
-                sum(|trial| trial.containers.kept),
-                sum(|trial| trial.containers.restarted),
-                sum(|trial| trial.containers.lost),
-            ],
-            left: sum(|trial| trial.left.len()),
+            containers: usual(trials),
+            left: trials.iter().map(|trial| trial.left.len()).sum(),
             stock,
             broken,
             absent: trials.iter().find_map(|trial| trial.absent),
@@ -91,8 +84,6 @@ impl fmt::Display for Table {
             "stock: well after"
         )?;
         for line in &self.lines {
-            let [kept, restarted, lost] =
-                line.containers.map(|count| count.div_ceil(line.trials.max(1)));
             writeln!(
                 f,
                 "{:4}{:48}{:>18}{:>18}{:>12}{:>6}   {:22}{}",
@@ -100,15 +91,15 @@ impl fmt::Display for Table {
                 line.fault,
                 spread(&line.detected),
                 spread(&line.recovered),
-                format!("{kept}/{restarted}/{lost}"),
-                line.left,
+                fates(line.containers),
+                line.absent.map_or_else(|| line.left.to_string(), |_| "-".to_owned()),
                 line.stock.as_ref().map_or_else(String::new, beside),
                 line.result(),
             )?;
         }
         writeln!(
             f,
-            "containers: untouched/started anew/lost; left in the end: {}",
+            "containers: untouched/started anew/lost; -: not measured; left in the end: {}",
             self.leftovers.len()
         )
     }
@@ -139,15 +130,36 @@ fn seconds(time: Duration) -> String {
 }
 
 fn beside(stock: &Trial) -> String {
+    if !stock.broken.is_empty() {
+        return "not measured".to_owned();
+    }
     let time = stock.recovered.map_or_else(|| "never (20 s)".to_owned(), seconds);
-    let super::Containers { kept, restarted, lost } = stock.containers;
-    format!("{time}, {kept}/{restarted}/{lost}")
+    format!("{time}, {}", fates(stock.containers))
+}
+
+/// What became of the containers of a trial: the mean of those where it was seen, rounded up.
+fn usual(trials: &[Trial]) -> Option<Containers> {
+    let seen: Vec<_> = trials.iter().filter_map(|trial| trial.containers).collect();
+    let mean =
+        |of: fn(&Containers) -> usize| seen.iter().map(of).sum::<usize>().div_ceil(seen.len());
+    (!seen.is_empty()).then(|| Containers {
+        kept: mean(|it| it.kept),
+        restarted: mean(|it| it.restarted),
+        lost: mean(|it| it.lost),
+    })
+}
+
+fn fates(containers: Option<Containers>) -> String {
+    containers.map_or_else(
+        || "-".to_owned(),
+        |Containers { kept, restarted, lost }| format!("{kept}/{restarted}/{lost}"),
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::faults::{Containers, within};
+    use crate::faults::within;
 
     #[test]
     fn a_row_that_is_worse_than_its_promise_is_told() {
@@ -161,13 +173,13 @@ mod tests {
         let good = Trial {
             detected: Some(Duration::from_millis(20)),
             recovered: Some(Duration::from_millis(400)),
-            containers: Containers { kept: 2, ..Containers::default() },
+            containers: Some(Containers { kept: 2, ..Containers::default() }),
             ..Trial::default()
         };
         let late = Trial { recovered: Some(Duration::from_millis(601)), ..good.clone() };
         let silent = Trial { detected: None, ..good.clone() };
-        let ended =
-            Trial { containers: Containers { restarted: 1, kept: 1, lost: 0 }, ..good.clone() };
+        let ended = Containers { restarted: 1, kept: 1, lost: 0 };
+        let ended = Trial { containers: Some(ended), ..good.clone() };
         let left = Trial { left: vec!["zombie 7".into()], ..good.clone() };
         for (trials, broken) in [
             (vec![good.clone(), good.clone()], ""),
@@ -180,6 +192,34 @@ mod tests {
             table.add(&row, &trials, None);
             assert_eq!(table.broken().join("\n"), broken);
             assert_eq!(table.to_string().contains("BROKEN"), !broken.is_empty());
+        }
+    }
+
+    #[test]
+    fn what_nobody_saw_has_no_figure() {
+        let row = Row {
+            number: "9",
+            fault: "a part is killed for memory",
+            promise: crate::faults::Promise::NONE,
+            ours: |_, _| Trial::default(),
+            stock: None,
+        };
+        let elsewhere = Trial { absent: Some("elsewhere"), ..Trial::default() };
+        let cut_off = Trial::cut_off("the bed is gone".into());
+        let seen = Trial {
+            containers: Some(Containers { lost: 2, ..Containers::default() }),
+            ..Trial::default()
+        };
+        for (trials, stock, cells) in [
+            (vec![elsewhere], None, "- - - - elsewhere"),
+            (vec![cut_off.clone(), seen.clone()], Some(cut_off), "- - 0/0/2 0 not measured BROKEN"),
+            (vec![Trial::default()], Some(seen), "- - - 0 never (20 s), 0/0/2 ok"),
+        ] {
+            let mut table = Table::with_slack(1);
+            table.add(&row, &trials, stock);
+            let text = table.to_string();
+            let line = text.lines().nth(1).expect("a line").split_whitespace();
+            assert_eq!(line.skip(7).collect::<Vec<_>>().join(" "), cells);
         }
     }
 }

@@ -24,7 +24,8 @@ pub const AS_USER: &str = "setpriv --reuid 4242 --regid 4242 --clear-groups env 
     XDG_RUNTIME_DIR=/run/user/4242 DOCKER_HOST=unix:///run/user/4242/docker.sock";
 
 /// Does `$0`, and then tries `$1` until it works for half a second on end, for at most `$2` seconds: prints when it began, and
-/// when it worked again for the first time. Times are µs of the clock.
+/// when it worked again for the first time. Times are µs of the clock. A fault that wants a moment of its own sets `begin` when
+/// it has come.
 const TIMED: &str = r#"
 now() { echo "${EPOCHREALTIME/./}"; }
 begin=$(now)
@@ -51,17 +52,22 @@ pub struct Trial {
     pub detected: Option<Duration>,
     /// How soon what it broke worked again.
     pub recovered: Option<Duration>,
-    /// What became of them.
-    pub containers: Containers,
+    /// What became of them; `None` if nobody looked.
+    pub containers: Option<Containers>,
     /// Processes, mounts, files, ports and zombies that nobody needs any more.
     pub left: Vec<String>,
     /// What else is not as promised.
     pub broken: Vec<String>,
-    /// What this Debian lacks, so that there was nothing to be tried.
+    /// Why it was not tried here.
     pub absent: Option<&'static str>,
 }
 
 impl Trial {
+    /// One that could not be ended.
+    pub fn cut_off(why: String) -> Self {
+        Self { broken: vec![why], ..Self::default() }
+    }
+
     /// Notes that something is not as promised.
     pub fn check(&mut self, holds: bool, or: impl FnOnce() -> String) {
         if !holds {
@@ -111,6 +117,12 @@ pub fn compare(before: &Alive, after: &Alive) -> Containers {
     count
 }
 
+/// Whether the first process of a container is there still.
+fn is_there(bed: &Bed, life: &str) -> bool {
+    let pid = life.split(' ').next().unwrap_or_default();
+    bed.root(["kill", "-0", pid]).status.success()
+}
+
 /// Provokes a fault by a script of the user's, and waits until `check` works.
 pub fn provoke(
     machine: &Machine,
@@ -118,12 +130,23 @@ pub fn provoke(
     check: &str,
     is_told: &dyn Fn(&Value) -> bool,
 ) -> Trial {
-    follow(machine, &|| machine.user(timed(fault, check)), Some(is_told))
+    follow(machine, &|| {}, &|| machine.user(timed(fault, check)), Some(is_told))
+}
+
+/// The same of an engine that `prepare` stops, or whatever it does to it, before the fault.
+pub fn provoke_after(
+    machine: &Machine,
+    prepare: &dyn Fn(),
+    fault: &str,
+    check: &str,
+    is_told: &dyn Fn(&Value) -> bool,
+) -> Trial {
+    follow(machine, prepare, &|| machine.user(timed(fault, check)), Some(is_told))
 }
 
 /// The same of a fault that nobody is to be told of.
 pub fn provoke_unseen(machine: &Machine, fault: &str, check: &str) -> Trial {
-    follow(machine, &|| machine.user(timed(fault, check)), None)
+    follow(machine, &|| {}, &|| machine.user(timed(fault, check)), None)
 }
 
 /// The same as [`provoke`], by a script of root's.
@@ -133,7 +156,7 @@ pub fn provoke_by_root(
     check: &str,
     is_told: &dyn Fn(&Value) -> bool,
 ) -> Trial {
-    follow(machine, &|| machine.root(timed(fault, check)), Some(is_told))
+    follow(machine, &|| {}, &|| machine.root(timed(fault, check)), Some(is_told))
 }
 
 fn timed<'a>(fault: &'a str, check: &'a str) -> [&'a str; 6] {
@@ -142,6 +165,7 @@ fn timed<'a>(fault: &'a str, check: &'a str) -> [&'a str; 6] {
 
 fn follow(
     machine: &Machine,
+    prepare: &dyn Fn(),
     provoke: &dyn Fn() -> Output,
     is_told: Option<&dyn Fn(&Value) -> bool>,
 ) -> Trial {
@@ -149,6 +173,7 @@ fn follow(
     machine.ctl(["reset-failed"]);
     machine.wait_known();
     let before = alive(machine);
+    prepare();
     let mut watch = machine.watch();
     let (begin, recovered) = times(&provoke().ok());
     let detected = is_told.and_then(|is_told| told_after(&mut watch, begin, is_told));
@@ -156,7 +181,7 @@ fn follow(
     Trial {
         detected,
         recovered,
-        containers: compare(&before, &settled(machine, &before)),
+        containers: Some(compare(&before, &settled(machine, &before))),
         left: zombies(machine),
         ..Trial::default()
     }
@@ -299,10 +324,16 @@ impl Stock {
         let (_, recovered) = times(&printed);
         let left = zombies(bed);
         let answers = bed.user(["timeout", "5", "docker", "version"]).status.success();
-        let containers = match answers {
-            true => compare(&before, &alive(bed)),
-            false => Containers { lost: before.len(), ..Containers::default() },
+        let after = match answers {
+            true => alive(bed),
+            // Nobody tells it, but a process is there or not.
+            false => before
+                .iter()
+                .filter(|(_, life)| is_there(bed, life))
+                .map(|(name, life)| (name.clone(), life.clone()))
+                .collect(),
         };
+        let containers = Some(compare(&before, &after));
         Trial { recovered, containers, left, ..Trial::default() }
     }
 
