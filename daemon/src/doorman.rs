@@ -282,6 +282,7 @@ mod tests {
             )
         );
     }
+
     #[test]
     fn who_waited_is_told_why_in_vain_and_no_advice() {
         let wait = Duration::from_secs(30);
