@@ -57,7 +57,7 @@ pub async fn keep(
     let mut clients = JoinSet::new();
     loop {
         let status = statuses.borrow_and_update().clone();
-        let waited = if status.state.is_settled() && lost_dockerd(&status).is_none() {
+        let waited = if status.state.is_settled() && loss_of(Part::Dockerd, &status).is_none() {
             waiting_since = None;
             old_death = status.deaths.last().map(|death| death.at);
             Duration::ZERO
@@ -125,7 +125,7 @@ pub(crate) fn door(
     client_wait: Duration,
     old_death: Option<u64>,
 ) -> Door {
-    let lost = lost_dockerd(status);
+    let lost = loss_of(Part::Dockerd, status);
     let text = match status.state {
         State::Running => return Door::Queue(None),
         State::Degraded if lost.is_none() => return Door::Queue(None),
@@ -145,11 +145,13 @@ pub(crate) fn door(
         }
         State::Failed | State::Unknown => "rootless Docker cannot be started".to_owned(),
     };
+    // Most reasons are only advice.
+    let obstacle = status.reasons.iter().find(|it| Code::passes(it) || Code::RuntimeDirGone.is(it));
     let reason = match status.state {
         State::Failed => status.reasons.first(),
-        State::Degraded => lost,
-        // Most reasons are only advice.
-        _ => status.reasons.iter().find(|it| Code::passes(it) || Code::RuntimeDirGone.is(it)),
+        // dockerd goes with containerd, and comes after it.
+        State::Degraded => obstacle.or_else(|| loss_of(Part::Containerd, status)).or(lost),
+        _ => obstacle,
     };
     let died = || {
         let is_tried = matches!(status.state, State::Starting | State::Backoff);
@@ -175,12 +177,11 @@ pub(crate) fn door(
     })
 }
 
-/// Why there is no dockerd that answers, if an engine that is up does without.
-fn lost_dockerd(status: &Status) -> Option<&Reason> {
+/// Why an engine that is up does without this part, if it does.
+fn loss_of(part: Part, status: &Status) -> Option<&Reason> {
     let losses = [Code::PartBeingReplaced, Code::KilledForMemory, Code::PartMissing];
-    let is_loss = |reason: &&Reason| {
-        reason.part == Part::Dockerd && losses.iter().any(|code| code.is(reason))
-    };
+    let is_loss =
+        |reason: &&Reason| reason.part == part && losses.iter().any(|code| code.is(reason));
     status.reasons.iter().find(is_loss).filter(|_| status.state == State::Degraded)
 }
 
@@ -317,6 +318,26 @@ mod tests {
             let Door::Answer(text) = door(&status, wait, wait, old) else { panic!("{state}") };
             let end = format!("{told}; `rootlessctl status` tells more");
             assert!(text.ends_with(&end), "{text}");
+        }
+    }
+
+    #[test]
+    fn of_a_lost_dockerd_the_cause_is_told() {
+        let wait = Duration::from_secs(30);
+        let lost = |part: Part| {
+            let reason = Code::PartBeingReplaced.reason(format!("{part} is lost"));
+            Reason { part, ..reason }
+        };
+        let network = lost(Part::Network);
+        for (more, told) in [
+            (network.clone(), "dockerd is lost"),
+            (lost(Part::Containerd), "containerd is lost"),
+            (Code::DataRootFull.reason("/d is full"), "/d is full"),
+        ] {
+            let reasons = vec![network.clone(), lost(Part::Dockerd), more];
+            let status = Status { state: State::Degraded, reasons, ..testing::status() };
+            let Door::Answer(text) = door(&status, wait, wait, None) else { panic!("{told}") };
+            assert!(text.contains(&format!("(it is degraded): {told};")), "{text}");
         }
     }
 
