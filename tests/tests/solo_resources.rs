@@ -366,6 +366,15 @@ fn no_more_memory() {
     signal(user.pid("dockerd"), Signal::SIGKILL);
     let status = user.watch().until(|status| !status["incidents"].as_array().unwrap().is_empty());
     assert_eq!(status["incidents"][0]["text"], "dockerd was killed by SIGKILL");
+    user.wait_state("running");
+    // Nor is RootlessKit, whose parent saw none of these die.
+    signal(user.pid("rootlesskit"), Signal::SIGKILL);
+    let status = user.watch().until(|status| !status["deaths"].as_array().unwrap().is_empty());
+    let death = &status["deaths"][0];
+    assert_eq!(death["part"], "rootlesskit");
+    // With cgroup v1 nobody can tell for sure.
+    assert_ne!(death["outOfMemory"], true, "{death}");
+    user.wait_state("running");
     user.ctl("stop").ok();
     drop(user);
 }

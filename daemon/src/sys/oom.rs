@@ -26,8 +26,9 @@ use super::cgroup;
 
 /// Ends within this time are taken for one. It takes a while to end who has much memory.
 const TOGETHER: Duration = Duration::from_secs(1);
-/// What was counted since a look that is longer ago can be anybody's.
-const RECENT: Duration = Duration::from_secs(10);
+/// What was counted since a look that is longer ago can be anybody's. While containers run engine-init
+/// looks more often.
+const RECENT: Duration = Duration::from_secs(5);
 
 /// What is known of an end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
