@@ -91,7 +91,7 @@ fn incident(incident: &Incident, told: &Told, blank: &Event) -> Event {
         ),
         // Its sentence says what was done about it, too, if anything was.
         IncidentKind::Changed | IncidentKind::Unknown => {
-            let action = (part == Part::Host).then_some("the engine goes on");
+            let action = (part == Part::Host).then_some("dockerd is asked at once how it is");
             (incident.text.clone(), Some(incident.text.clone()), action)
         }
     };

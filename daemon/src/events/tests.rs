@@ -174,7 +174,7 @@ fn what_changed_is_told_with_how_long_it_lasted() {
     let [event] = told.as_slice() else { panic!("{told:?}") };
     assert_eq!((event.part, event.took), (Some(Part::Host), Some(7)));
     assert_eq!(event.cause.as_deref(), Some("slirp4netns changed"));
-    assert_eq!(event.action.as_deref(), Some("the engine goes on"));
+    assert_eq!(event.action.as_deref(), Some("dockerd is asked at once how it is"));
 }
 
 #[test]
