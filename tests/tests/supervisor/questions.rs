@@ -1,7 +1,7 @@
 //! Who asks is answered, whatever the engine does.
 
 use super::{SECOND, request, run_timeless};
-use rootlessd::{doorman, engine::driver::Event};
+use rootlessd::{doorman, engine::driver::Event, supervisor::handle::Handle};
 use rootlessd_api::{ErrorKind, JobKind, Part, Reason, State};
 use rootlessd_tests::{
     BOUND,
@@ -11,6 +11,7 @@ use rootlessd_tests::{
 use std::{
     io::{Read as _, Write as _},
     os::unix::net::{UnixListener, UnixStream},
+    path::Path,
     time::{Duration, Instant},
 };
 use tokio::{
@@ -42,7 +43,7 @@ fn an_engine_that_never_answers_holds_up_no_question() {
 }
 
 /// A client of Docker's: its connection, on which it has asked something.
-fn docker_client(socket: &std::path::Path) -> UnixStream {
+fn docker_client(socket: &Path) -> UnixStream {
     let mut client = UnixStream::connect(socket).unwrap();
     client.write_all(b"GET /_ping HTTP/1.1\r\nHost: docker\r\n\r\n").unwrap();
     client
@@ -56,6 +57,14 @@ async fn answer(mut client: UnixStream) -> String {
     timeout(BOUND, read).await.expect("an answer in time").unwrap().unwrap()
 }
 
+/// Has Docker's clients answered at this socket; what a dockerd would listen with.
+fn keep_door(socket: &Path, handle: &Handle, engine: &Engine) -> UnixListener {
+    let listener = UnixListener::bind(socket).unwrap();
+    let docker = listener.try_clone().unwrap();
+    spawn_local(doorman::keep(listener, handle.clone(), engine.loads()));
+    docker
+}
+
 #[test]
 fn docker_clients_are_answered_in_every_state() {
     run(async {
@@ -65,9 +74,7 @@ fn docker_clients_are_answered_in_every_state() {
         let (handle, mut engine) = setup.start();
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("docker.sock");
-        let listener = UnixListener::bind(&socket).unwrap();
-        let docker = listener.try_clone().unwrap();
-        spawn_local(doorman::keep(listener, handle.clone(), engine.loads()));
+        let docker = keep_door(&socket, &handle, &engine);
 
         let told = answer(docker_client(&socket)).await;
         assert!(told.starts_with("HTTP/1.1 503 "), "{told}");
@@ -116,9 +123,7 @@ fn docker_clients_are_told_why_they_waited_in_vain() {
         let (handle, mut engine) = setup.start();
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("docker.sock");
-        let listener = UnixListener::bind(&socket).unwrap();
-        let docker = listener.try_clone().unwrap();
-        spawn_local(doorman::keep(listener, handle.clone(), engine.loads()));
+        let docker = keep_door(&socket, &handle, &engine);
         request(&handle, JobKind::Start).await;
         engine.come_up().await;
         is(&handle, State::Running).await;

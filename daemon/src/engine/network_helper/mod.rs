@@ -82,8 +82,8 @@ const PACE: RestartPolicy = RestartPolicy {
 const READY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Follow the helper of `rootlesskit`, and do what the plan says when it is lost. `exits`: of this
-/// process's children, but for RootlessKit. `oom_kills`: what the kernel killed for
-/// memory. It returns only if the engine is to end for it: how the helper died.
+/// process's children, but for RootlessKit. `oom_kills`: what the kernel killed for memory. It returns
+/// only if the engine is to end for it: how the helper died.
 pub async fn guard(
     dir: &EngineDir,
     plan: &Plan,
