@@ -82,10 +82,11 @@ pub struct Ledger<'a> {
 }
 
 impl<'a> Ledger<'a> {
-    /// Waits for the lock, and reads.
+    /// Waits for the lock, and reads. What one that was killed left unfinished goes.
     pub fn open(root: &'a Root) -> Result<Self, Error> {
         root.make_directory(DIRECTORY, 0o700).map_err(|error| cannot("make", DIRECTORY, &error))?;
         let lock = lock(root).map_err(|error| cannot("lock", DIRECTORY, &error))?;
+        root.remove_unfinished(PATH);
         Ok(Self { entries: read(root)?, root, _lock: lock })
     }
 

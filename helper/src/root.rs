@@ -101,7 +101,7 @@ impl Root {
     pub fn replace(&self, path: &str, content: &str, mode: u32) -> io::Result<()> {
         let (directory, name) = self.parent(path)?;
         self.refuse_special(path)?;
-        let new = format!(".{name}.new");
+        let new = unfinished(name);
         // Left by one that was killed.
         remove_at(&directory, &new)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
@@ -114,6 +114,17 @@ impl Root {
         written
     }
 
+    /// Removes what a [`Root::replace`] of this file that was killed left beside it, if that can be: nothing
+    /// depends on it.
+    pub fn remove_unfinished(&self, path: &str) {
+        let Ok((directory, name)) = self.parent(path) else { return };
+        let name = unfinished(name);
+        // Who only looks touches nothing.
+        if fs::statat(&directory, &name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+            let _ = remove_at(&directory, &name);
+        }
+    }
+
     /// Makes a file `wanted`, or away with it, if it is one of those `known`; whether it was. What
     /// somebody else wrote stays.
     pub fn put(
@@ -122,6 +133,7 @@ impl Root {
         known: &[Option<String>],
         wanted: Option<String>,
     ) -> io::Result<bool> {
+        self.remove_unfinished(path);
         let now = self.read(path)?;
         match wanted {
             wanted if now == wanted => {}
@@ -189,6 +201,11 @@ impl Root {
             _ => Err(io::Error::other("something other than a regular file is in its place")),
         }
     }
+}
+
+/// What a file is called until it is whole.
+fn unfinished(name: &str) -> String {
+    format!(".{name}.new")
 }
 
 fn write_and_rename(

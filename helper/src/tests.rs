@@ -261,8 +261,15 @@ async fn attack_19_what_was_cut_short_is_undone() {
             fs::remove_file(machine.tree.path().join(CONF)).unwrap();
         }
         machine.write(PORT_START, start);
+        // And files that were not whole yet.
+        let unfinished = [CONF, LEDGER].map(|path| {
+            let (directory, name) = path.rsplit_once('/').unwrap();
+            format!("{directory}/.{name}.new")
+        });
+        unfinished.iter().for_each(|path| machine.write(path, "half"));
         assert_eq!(machine.helper.list(None).await.unwrap(), []);
         assert_eq!(machine.files(), before, "{conf} {start}");
+        assert_eq!(unfinished.map(|path| machine.read(&path)), [None, None]);
     }
 }
 
