@@ -6,9 +6,7 @@ use std::{
     io::{self, ErrorKind},
 };
 
-use netlink_packet_core::{
-    NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-};
+use netlink_packet_core::{NLM_F_DUMP, NetlinkMessage, NetlinkPayload};
 use netlink_packet_sock_diag::{
     SockDiagMessage, TCP_LISTEN,
     unix::{
@@ -16,9 +14,12 @@ use netlink_packet_sock_diag::{
         nlas::{Nla, Vfs},
     },
 };
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
-use super::process::{self, Stat};
+use super::{
+    netlink,
+    process::{self, Stat},
+};
 
 /// What the kernel says at a time is less.
 const DATAGRAM: usize = 64 << 10;
@@ -139,10 +140,8 @@ fn file(socket: &UnixResponse) -> Option<&Vfs> {
 
 /// All stream sockets of this network namespace that listen or are connected.
 fn dump() -> io::Result<Vec<UnixResponse>> {
-    let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    socket.send(&request(), 0)?;
+    let socket =
+        netlink::ask(NETLINK_SOCK_DIAG, NLM_F_DUMP, SockDiagMessage::UnixRequest(request()))?;
     let mut found = vec![];
     let mut buffer = Vec::with_capacity(DATAGRAM);
     loop {
@@ -167,21 +166,13 @@ fn dump() -> io::Result<Vec<UnixResponse>> {
     }
 }
 
-fn request() -> Vec<u8> {
-    let request = UnixRequest {
+fn request() -> UnixRequest {
+    UnixRequest {
         state_flags: StateFlags::all(),
         inode: 0,
         show_flags: ShowFlags::VFS | ShowFlags::PEER | ShowFlags::ICONS,
         cookie: [0xff; 8],
-    };
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let payload = NetlinkPayload::from(SockDiagMessage::UnixRequest(request));
-    let mut message = NetlinkMessage::new(header, payload);
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    bytes
+    }
 }
 
 #[cfg(test)]
