@@ -177,6 +177,11 @@ impl Bed {
         self.run("reboot", [""; 0]).ok();
     }
 
+    /// Cuts a virtual machine's power and gives it back: what was not on its disk yet is lost.
+    pub fn cut(&self) {
+        self.run("cut", [""; 0]).ok();
+    }
+
     /// Suspends a virtual machine that can sleep to its memory for so many seconds, and returns when it is awake again. It
     /// can do so once.
     pub fn sleep(&self, seconds: u32) {

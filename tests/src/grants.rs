@@ -27,6 +27,22 @@ const AGENT_OF: &str = r#"
 /// A terminal without a user. The agent's questions end with a colon, not a line.
 const SCRIPT: &str = r#"{ script -qec "$0" /dev/null; code=$?; echo; echo "ended with $code"; } | stdbuf -o0 tr : '\n'"#;
 
+/// RootlessKit's program.
+pub const ROOTLESSKIT: &str = "/usr/bin/rootlesskit";
+/// Makes RootlessKit's installed package anew, as dpkg-repack(1) does, and installs it: a script of root's.
+pub const REINSTALL: &str = r#"
+    new=$(mktemp -d)
+    mkdir $new/DEBIAN
+    dpkg-query -Wf 'Package: ${Package}\nVersion: ${Version}\nArchitecture: ${Architecture}
+Maintainer: a test <test@localhost>\nDescription: the same again\n' rootlesskit >$new/DEBIAN/control
+    dpkg-query -L rootlesskit | while read -r file; do
+        [ ! -f $file ] || cp --parents -P $file $new
+    done
+    chmod 755 $new
+    dpkg-deb --root-owner-group -Znone --build $new $new.deb
+    dpkg -i $new.deb
+"#;
+
 /// What came of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Outcome {

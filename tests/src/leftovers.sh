@@ -21,7 +21,8 @@ ps -eo pid=,args= | awk '!/awk/ &&
     /rootlesskit|engine-(shim|init)|containerd|dockerd|docker-proxy|slirp4netns|\/serve|httpd -f/ { print "process " $0 }'
 cat /proc/[0-9]*/mountinfo 2>/dev/null | grep -E "$run/(docker|rootlessd|netns)|overlay2?/|/run/\.ro" | sort -u | sed 's/^/mount /'
 # Files, and ports.
-for file in $run/docker $run/docker.pid $run/dockerd-rootless $run/rootlessd/engine /tmp/rootlesskit* /tmp/rksys*; do
+for file in $run/docker $run/docker.pid $run/dockerd-rootless $run/rootlessd/engine \
+    /tmp/rootlesskit* /tmp/rksys* "$run"/runc-process* /tmp/runc-process* "$run"/pty* /tmp/pty*; do
     [ ! -e "$file" ] || find "$file" | sed 's/^/file /'
 done
 ss -Hlntu | grep 8080 | sed 's/^/port /'

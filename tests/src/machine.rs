@@ -122,6 +122,13 @@ impl Machine {
         page.status.success().then_some(page.stdout)
     }
 
+    /// Starts an engine that counts nothing of what was before: after so many losses or changes within a minute,
+    /// which no machine has but one on which trials follow each other, it takes its time.
+    pub fn begin_anew(&self) {
+        self.ctl(["restart"]);
+        self.wait_page();
+    }
+
     /// Waits until the page is served.
     pub fn wait_page(&self) {
         // curl itself asks again: there is no event for a container that listens.
@@ -252,6 +259,11 @@ pub struct Watch {
 }
 
 impl Watch {
+    /// The status that was seen last.
+    pub const fn now(&self) -> &Value {
+        &self.now
+    }
+
     /// The next status.
     #[track_caller]
     pub fn next_status(&mut self) -> Value {

@@ -1,7 +1,10 @@
 //! What tests ask of a virtual machine with rootlessd: the helper, called as any program would, and the kernel's word
 //! for what it did.
 
-use std::{ops::Deref, time::Duration};
+use std::{
+    ops::Deref,
+    time::{Duration, Instant},
+};
 
 use rootlessd_api::helper::{BUS_NAME, OBJECT_PATH};
 use serde_json::Value;
@@ -121,6 +124,18 @@ impl Vm {
         let output = self.user_sh(&format!("docker run {options}"));
         eprintln!("{output}");
         output
+    }
+
+    /// Waits until the engine is in a state, if it is not yet. Polling would take the processor time that the guest
+    /// needs to come there.
+    #[track_caller]
+    pub fn wait_state(&self, state: &str) {
+        let mut watch = self.watch();
+        let deadline = Instant::now() + SOON * 2;
+        while watch.now()["state"] != state {
+            let news = watch.try_next(deadline.saturating_duration_since(Instant::now()));
+            assert!(news.is_some(), "not {state} in time: {}", watch.now());
+        }
     }
 
     /// Starts the engine, if it does not run.

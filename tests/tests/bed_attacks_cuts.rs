@@ -14,24 +14,32 @@ const ATTACKER: &str = env!("CARGO_BIN_EXE_rootlessd-attacker");
 /// Shell functions: what has to hold after whatever was cut short, once the next operation is done.
 const CHECKS: &str = r#"
 conf=/etc/sysctl.d/60-rootlessd.conf start=/proc/sys/net/ipv4/ip_unprivileged_port_start
-entries() { rootlessd-helper apply list | grep -c '^[0-9a-f]\{32\} '; }
+# The ids of the entries.
+entries() {
+    local list; list=$(rootlessd-helper apply list) || return
+    sed -n 's/^\([0-9a-f]\{32\}\) .*/\1/p' <<<"$list"
+}
 # Whole, whatever else: no reader ever sees a half of it.
 whole() {
-    [ ! -e $conf ] || [ "$(grep -v '^#' $conf)" = "net.ipv4.ip_unprivileged_port_start = 80" ]
-    [ ! -e /var/lib/rootlessd/ledger.json ] || jq -e .version /var/lib/rootlessd/ledger.json >/dev/null
+    local ledger=/var/lib/rootlessd/ledger.json
+    {
+        { [ ! -e $conf ] || [ "$(grep -v '^#' $conf)" = "net.ipv4.ip_unprivileged_port_start = 80" ]; } &&
+        { [ ! -e $ledger ] || jq -e .version $ledger >/dev/null; }
+    } || { echo "$1: half a file"; head $conf $ledger; exit 1; }
 }
 # The next operation mends it: all of it, or nothing.
 mended() {
-    local n; n=$(entries) || true
-    case $n in
+    local ids; ids=$(entries) || { echo "$1: no list"; exit 1; }
+    case $(wc -w <<<"$ids") in
     0) [ ! -e $conf ] && [ "$(cat $start)" = 1024 ] ;;
     1) [ -e $conf ] && [ "$(cat $start)" = 80 ] ;;
     *) false ;;
-    esac || { echo "$1: $n entries, start $(cat $start), $(ls $conf 2>&1)"; exit 1; }
+    esac || { echo "$1: entries: $ids, start $(cat $start), $(ls $conf 2>&1)"; exit 1; }
 }
 revoke_all() {
-    for id in $(rootlessd-helper apply list | sed -n 's/^\([0-9a-f]\{32\}\) .*/\1/p'); do
-        rootlessd-helper apply revoke $id >/dev/null
+    local id ids; ids=$(entries) || { echo "$1: no list"; exit 1; }
+    for id in $ids; do
+        rootlessd-helper apply revoke $id >/dev/null || { echo "$1: not revoked: $id"; exit 1; }
     done
 }
 grant() { rootlessd-helper apply set-unprivileged-port-start 80 --for tester; }
@@ -60,11 +68,10 @@ fn at_each(target: &Target, prepare: &str, command: &str) -> u32 {
                 # It is through when it has fewer.
                 strace -qq -o /run/trace -e trace=$call -e inject=$call:signal=SIGKILL:when=$n \
                     {command} >/run/said 2>&1 && break
-                whole && mended $call-$n
-                revoke_all && grant >/dev/null && revoke_all && clean $call-$n
+                whole $call-$n; mended $call-$n; revoke_all $call-$n; clean $call-$n
                 points=$((points + 1))
             done
-            revoke_all && clean $call
+            revoke_all $call; clean $call
         done
         echo $points"#
     );
@@ -107,7 +114,7 @@ fn attack_19_the_service_is_killed_at_random() {
                 rootlessd-attacker call SetUnprivilegedPortStart q 80 >/dev/null) &
             perl -e 'select undef, undef, undef, {after} / 1e6'
             systemctl kill -s KILL rootlessd-helper; wait
-            whole && mended random && revoke_all && clean random"#
+            whole random; mended random; revoke_all random; clean random"#
         );
         target.root(["bash", "-c", &script]).ok();
     }
@@ -131,10 +138,10 @@ fn attack_20_a_write_that_fails_leaves_nothing_half_done() {
                     grep -q INJECTED /run/trace || break
                     # Both halves are as it says, at once, if it says that it is done.
                     [ -n "$failed" ] || [ "$(cat $start)" = 80 ] || {{ cat /run/said; exit 1; }}
-                    whole && mended "$call-$n {error}" && revoke_all && clean "$call-$n {error}"
+                    point="$call-$n {error}"; whole "$point"; mended "$point"; revoke_all "$point"; clean "$point"
                     points=$((points + 1))
                 done
-                revoke_all && clean $call
+                revoke_all $call; clean $call
             done
             echo $points"#
         );

@@ -3,29 +3,14 @@
 
 use rootlessd_tests::{
     bed::Suite,
-    grants::{Caller, Outcome},
+    grants::{Caller, Outcome, REINSTALL, ROOTLESSKIT},
     machine::{Machine, SOON, on_both, victims},
 };
 
 const PAGE: &str = "hello from a container";
-const ROOTLESSKIT: &str = "/usr/bin/rootlesskit";
 const WATCH: &str = "rootlessd-setcap@rootlesskit.path";
 const REPAIR: &str = "rootlessd-setcap.service";
 const SYSCTLS: &str = "/etc/sysctl.d/60-rootlessd.conf";
-
-/// Makes the installed package anew, as dpkg-repack(1) does, and installs it.
-const REINSTALL: &str = r#"
-    new=$(mktemp -d)
-    mkdir $new/DEBIAN
-    dpkg-query -Wf 'Package: ${Package}\nVersion: ${Version}\nArchitecture: ${Architecture}
-Maintainer: a test <test@localhost>\nDescription: the same again\n' rootlesskit >$new/DEBIAN/control
-    dpkg-query -L rootlesskit | while read -r file; do
-        [ ! -f $file ] || cp --parents -P $file $new
-    done
-    chmod 755 $new
-    dpkg-deb --root-owner-group -Znone --build $new $new.deb
-    dpkg -i $new.deb
-"#;
 
 /// A machine where an administrator has agreed to this, and to nothing else.
 fn machine(suite: Suite, actions: &[&str]) -> Machine {

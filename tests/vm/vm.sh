@@ -9,6 +9,7 @@
 #        vm.sh put NAME FILE|DIR PATH [user]
 #                                    copies a file to PATH, or what is in DIR into it, as root or as tester
 #        vm.sh reboot NAME           an orderly reboot; what is on its disk stays
+#        vm.sh cut NAME              cuts its power, and gives it back: what was not on its disk is lost
 #        vm.sh sleep NAME SECONDS    suspends it to its memory for so long, if it was booted so that it can; once, since
 #                                    QEMU wakes it at once from the next
 #        vm.sh log NAME              the end of its journal and of its console
@@ -133,6 +134,14 @@ reboot() {
     hang_up
 }
 
+power_cut() {
+    local boots
+    hang_up
+    boots=$(wc -l <"$run/boots")
+    monitor 0.3 system_reset >/dev/null
+    wait_boots $((boots + 1))
+}
+
 # As with any suspend, what runs in it is stopped, its processors are off, and its devices start anew. Its own clock
 # could wake it, but that is one more device which has to be well.
 asleep() {
@@ -176,6 +185,7 @@ list) ls "$BED/run" 2>/dev/null || true ;;
     user) as_user "$@" ;;
     put) put "$@" ;;
     reboot) reboot ;;
+    cut) power_cut ;;
     sleep) asleep "$@" ;;
     log) log ;;
     stop) stop ;;

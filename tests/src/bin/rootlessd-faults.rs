@@ -27,7 +27,10 @@ fn main() -> ExitCode {
             let harness = Harness { suite, load: &load, rounds: rounds(5), slack: 1 };
             let table = harness.run(&rows, Some(&mut stock));
             println!("\n{suite}, {name}, {} times each\n{table}", rounds(5));
-            broken.extend(table.broken().into_iter().map(|line| format!("{suite}: {line}")));
+            for line in table.broken() {
+                println!("BROKEN {line}");
+                broken.push(format!("{suite}: {line}"));
+            }
         }
     }
     for line in &broken {

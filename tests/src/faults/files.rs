@@ -1,7 +1,7 @@
 //! Files of the dead, of others, and half-written ones: rows 12 to 14, and 24.
 
 use super::{
-    Kept, Promise, Row, Trial, ms,
+    Kept, Promise, Row, Trial, elsewhere, ms,
     trial::{
         AS_USER, CONFIG, alive, compare, has_reason, page, provoke, provoke_unseen, settled,
         timed_by_user,
@@ -11,6 +11,8 @@ use crate::machine::{Machine, RUNTIME};
 
 pub(super) fn rows() -> Vec<Row> {
     let start = Promise { detected: None, recovered: ms(3000), containers: Kept::StartedAnew };
+    let refused =
+        Promise { detected: ms(2000), recovered: ms(8000), containers: Kept::StartedAnew };
     vec![
         Row {
             number: "12",
@@ -29,23 +31,27 @@ pub(super) fn rows() -> Vec<Row> {
             }),
         },
         Row {
-            number: "14",
+            number: "14a",
             fault: "another RootlessKit has the state directory",
-            promise: Promise {
-                detected: ms(2000),
-                recovered: ms(8000),
-                containers: Kept::StartedAnew,
-            },
-            ours: |machine, _| locked(machine),
+            promise: refused,
+            ours: |machine, _| locked(machine, "dockerd-rootless", "state-dir-locked"),
             stock: None,
         },
         Row {
-            number: "24",
+            number: "14b",
+            fault: "rootless containerd runs",
+            promise: refused,
+            ours: |machine, _| locked(machine, "containerd-rootless", "containerd-rootless"),
+            stock: None,
+        },
+        Row {
+            number: "24a",
             fault: "the configuration is replaced all the time",
             promise: Promise { recovered: ms(30_000), ..Promise::NONE },
             ours: |machine, _| replaced(machine),
             stock: None,
         },
+        elsewhere("24b", "the power is cut"),
     ]
 }
 
@@ -73,14 +79,18 @@ fn stale_stock(file: &str, content: &str) -> String {
     )
 }
 
-/// The start is refused by name for as long as the lock is held, and works when it is not.
-fn locked(machine: &Machine) -> Trial {
-    let state = format!("{RUNTIME}/dockerd-rootless");
+/// The start is refused by name for as long as the lock of a RootlessKit is held, and works when it is not.
+fn locked(machine: &Machine, state: &str, code: &'static str) -> Trial {
+    let directory = format!("{RUNTIME}/{state}");
     let fault = format!(
-        "rootlessctl stop; mkdir -p {state}; flock {state}/lock sleep 3 & sleep 0.2
+        "rootlessctl stop; mkdir -p {directory}; flock {directory}/lock sleep 3 & sleep 0.2
          rootlessctl start; wait; rootlessctl start"
     );
-    provoke(machine, &fault, &page(), &has_reason("state-dir-locked"))
+    let trial = provoke(machine, &fault, &page(), &has_reason(code));
+    if state != "dockerd-rootless" {
+        machine.user(["rm", "-r", &directory]).ok();
+    }
+    trial
 }
 
 /// Read at any moment, it is one of the two that were ever written.

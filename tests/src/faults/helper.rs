@@ -1,13 +1,13 @@
-//! What root does for a user goes wrong: rows 18 and 19.
+//! What root does for a user goes wrong: rows 18 to 20.
 
 use std::time::Instant;
 
 use super::{
     Promise, Row, Trial, ms,
-    trial::{AS_USER, alive, compare, settled},
+    trial::{AS_USER, alive, compare, settled, timed_by_root},
 };
 use crate::{
-    grants::{Caller as _, call},
+    grants::{Caller as _, REINSTALL, ROOTLESSKIT, call},
     machine::Machine,
 };
 
@@ -38,6 +38,13 @@ pub(super) fn rows() -> Vec<Row> {
             fault: "the helper is killed at work",
             promise: Promise { recovered: ms(5000), ..Promise::NONE },
             ours: killed,
+            stock: None,
+        },
+        Row {
+            number: "20b",
+            fault: "a package takes RootlessKit's capability",
+            promise: Promise { recovered: ms(5000), ..Promise::NONE },
+            ours: |machine, _| without_capability(machine),
             stock: None,
         },
     ]
@@ -82,6 +89,27 @@ fn killed(machine: &Machine, round: u32) -> Trial {
     machine.revoke_all();
     let now = is();
     trial.check(has(&now) == (false, false), || format!("nothing granted, and {now}"));
+    trial.containers = Some(compare(&before, &settled(machine, &before)));
+    trial
+}
+
+/// What was granted is given to the new file, too.
+fn without_capability(machine: &Machine) -> Trial {
+    let before = alive(machine);
+    machine.decide(&[("grant-bind-capability", "yes"), ("revoke", "yes")]);
+    machine.grant("GrantBindCapability", &[]);
+    let check = format!("getcap {ROOTLESSKIT} | grep -q cap_net_bind_service");
+    let fault = format!("{REINSTALL}\nbegin=$(now)");
+    let inode = || machine.root(["stat", "-c", "%i", ROOTLESSKIT]).ok();
+    let old = inode();
+    let mut trial = timed_by_root(machine, &fault, &check);
+    trial.check(inode() != old, || "there is no new file".into());
+    let drift = machine.grants()[0]["drift"]["data"].clone();
+    trial.check(drift == serde_json::json!([]), || drift.to_string());
+    // A helper that was started before the new file was there sees the old one only, and refuses to take it back.
+    machine.root(["systemctl", "stop", "rootlessd-helper"]).ok();
+    machine.revoke_all();
+    trial.check(!machine.root_sh(&check).status.success(), || "it is not taken back".into());
     trial.containers = Some(compare(&before, &settled(machine, &before)));
     trial
 }

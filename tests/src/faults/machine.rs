@@ -2,13 +2,13 @@
 //! of their own, so all that is here of them is a line that says where they are.
 
 use super::{
-    Kept, Promise, Row, Trial, containers, ms,
+    Kept, Promise, Row, Trial, containers, elsewhere, ms,
     parts::in_and_out,
     trial::{
-        AS_USER, again, alive, compare, has_reason, page, provoke, provoke_by_root, reason,
-        settled, zombies,
+        AS_USER, CONFIG, again, alive, compare, has_reason, page, provoke, provoke_by_root, reason,
+        settled, timed_by_root, told, zombies,
     },
-    within,
+    well_within, within,
 };
 use crate::{
     machine::{Machine, RUNTIME, word},
@@ -35,7 +35,15 @@ pub(super) fn rows() -> Vec<Row> {
             shrunk(machine, RUNTIME, "size", "runtime-dir-full")
         }),
         Row {
-            number: "11",
+            number: "10d",
+            fault: "no space for the configuration",
+            // It is read, and nothing is written there.
+            promise: well_within(5000).anew(),
+            ours: |machine, _| full_configuration(machine),
+            stock: None,
+        },
+        Row {
+            number: "11a",
             fault: "the runtime directory is emptied",
             promise: within(1000, 15_000).anew(),
             ours: |machine, _| {
@@ -49,6 +57,13 @@ pub(super) fn rows() -> Vec<Row> {
                 let fault = format!("rm -rf {RUNTIME}/dockerd-rootless {RUNTIME}/docker.sock");
                 stock.provoke(&fault, "timeout 5 docker exec web true")
             }),
+        },
+        Row {
+            number: "11b",
+            fault: "the runtime directory is mounted over",
+            promise: within(1000, 15_000).anew(),
+            ours: |machine, _| mounted_over(machine),
+            stock: None,
         },
         Row {
             number: "15a",
@@ -67,10 +82,24 @@ pub(super) fn rows() -> Vec<Row> {
         elsewhere("16a", "the clock is set"),
         elsewhere("16b", "the machine sleeps"),
         Row {
-            number: "20",
+            number: "20a",
             fault: "dockerd's program is replaced by a package",
             promise: within(1000, 3000),
             ours: |machine, _| upgraded(machine),
+            stock: None,
+        },
+        Row {
+            number: "20c",
+            fault: "AppArmor's profile names another path",
+            promise: Promise::NONE,
+            ours: |_, _| Trial::absent("a bed has no AppArmor"),
+            stock: None,
+        },
+        Row {
+            number: "26b",
+            fault: "no more processes for containers",
+            promise: within(1000, 5000),
+            ours: |machine, _| no_processes(machine),
             stock: None,
         },
         Row {
@@ -100,17 +129,6 @@ pub(super) fn rows() -> Vec<Row> {
             stock: None,
         },
     ]
-}
-
-/// A row of `vm_faults`.
-fn elsewhere(number: &'static str, fault: &'static str) -> Row {
-    Row {
-        number,
-        fault,
-        promise: Promise::NONE,
-        ours: |_, _| Trial { absent: Some("not measured here: make test-vm"), ..Trial::default() },
-        stock: None,
-    }
 }
 
 /// A file system that is full as it is: what a container needs for its start has no place, and that is told while it
@@ -149,6 +167,42 @@ fn shrunk_data(machine: &Machine, limit: &str, code: &'static str) -> Trial {
     trial
 }
 
+/// The configuration's file system is full, as it is.
+fn full_configuration(machine: &Machine) -> Trial {
+    let path = "/home/tester/.config/rootlessd";
+    let fault = format!(
+        "mount -t tmpfs -o size=64k,mode=700,uid=4242,gid=4242 small {path} &&
+         printf '{config}' >{path}/config.toml && {{ cat /dev/zero >{path}/full; }}
+         {AS_USER} rootlessctl reload && {AS_USER} rootlessctl restart",
+        config = CONFIG.replace('\n', "\\n"),
+    );
+    let before = alive(machine);
+    let mut trial = timed_by_root(machine, &fault, &page());
+    let status = machine.wait_state("running");
+    trial.check(!told(&status).contains("config"), || told(&status));
+    let containers = compare(&before, &settled(machine, &before));
+    trial.check(containers.restarted == before.len(), || "it was not started anew".into());
+    trial.containers = Some(containers);
+    let room = machine.root(["df", "--output=avail", path]).ok();
+    trial.check(room.ends_with(" 0"), || format!("it is not full: {room}"));
+    machine.root(["umount", path]).ok();
+    machine.ctl(["reload"]);
+    trial
+}
+
+/// All that is below is there, and nobody finds it any more.
+fn mounted_over(machine: &Machine) -> Trial {
+    let path = format!("{RUNTIME}/rootlessd");
+    let fault = format!("mount -t tmpfs -o mode=700,uid=4242,gid=4242 other {path}");
+    let check = format!("{AS_USER} timeout 5 docker exec web true");
+    let trial = provoke_by_root(machine, &fault, &check, &has_reason("runtime-dir-gone"));
+    machine.user(["systemctl", "--user", "stop", "rootlessd"]).ok();
+    machine.root(["umount", &path]).ok();
+    machine.user(["systemctl", "--user", "start", "rootlessd"]).ok();
+    machine.wait_page();
+    trial
+}
+
 /// The machine's name server is the second of the two.
 const OTHER_SERVER: &str = "echo nameserver 198.51.100.2 >/etc/resolv.conf";
 /// It is the first again, as in every bed.
@@ -160,8 +214,21 @@ fn asks_the_other() -> String {
     format!("{AS_USER} {ask} | grep -q 192.0.2.2")
 }
 
+/// containerd can start nothing more. Nobody has to do anything when it can again.
+fn no_processes(machine: &Machine) -> Trial {
+    let run = format!("{AS_USER} timeout 5 docker run --rm rootlessd/tiny true");
+    let fault = format!(
+        "pid=$(pidof containerd)
+         {AS_USER} prlimit --pid $pid --nproc=1:
+         begin=$(now); {run}
+         {AS_USER} prlimit --pid $pid --nproc=1000:"
+    );
+    provoke_by_root(machine, &fault, &run, &has_reason("processes-exhausted"))
+}
+
 /// What containers ask for names is what the machine asks, without a restart.
 fn other_name_server(machine: &Machine) -> Trial {
+    machine.begin_anew();
     let _servers = name_servers::serve(machine);
     let is_told = again(machine, "changed", "network");
     let trial = provoke_by_root(machine, OTHER_SERVER, &asks_the_other(), &is_told);
@@ -171,6 +238,7 @@ fn other_name_server(machine: &Machine) -> Trial {
 
 /// The way out of containers is the machine's, whichever it takes.
 fn other_route(machine: &Machine) -> Trial {
+    machine.begin_anew();
     let usual = machine.root_sh("ip route show default").ok();
     let link = "ip link add wifi type veth peer name air; ip link set wifi up; ip link set air up";
     machine.root_sh(link).ok();

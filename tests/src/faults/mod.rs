@@ -110,6 +110,12 @@ impl Promise {
     }
 }
 
+/// A row of `vm_faults`.
+fn elsewhere(number: &'static str, fault: &'static str) -> Row {
+    let ours = |_: &Machine, _| Trial::absent("not measured here: make test-vm");
+    Row { number, fault, promise: Promise::NONE, ours, stock: None }
+}
+
 /// A name, and the rows that share a machine.
 pub type Group = (&'static str, Vec<Row>);
 
@@ -152,7 +158,13 @@ impl Harness<'_> {
             let begin = Instant::now();
             let mut trials = vec![];
             for round in 0..rounds {
-                let trial = caught(|| (row.ours)(&machine, round)).unwrap_or_else(|why| {
+                let before = trial::footprint(&machine);
+                let trial = caught(|| {
+                    let mut trial = (row.ours)(&machine, round);
+                    trial.left.extend(trial::more_than(&before, &machine));
+                    trial
+                });
+                let trial = trial.unwrap_or_else(|why| {
                     // Whatever state that is, it is none for the others.
                     machine = prepared(suite, load);
                     Trial::cut_off(why)

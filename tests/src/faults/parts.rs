@@ -27,7 +27,7 @@ pub(super) fn rows() -> Vec<Row> {
             fault: "rootlesskit killed",
             // The matrix's second is Docker's (1a). Its containers come after that, one by one, before it answers.
             promise: within(100, 2000).anew(),
-            ours: |machine, _| namespaces_lost(machine, "rootlesskit", &page()),
+            ours: |machine, _| namespaces_lost(machine, "KILL", "rootlesskit", &page()),
             stock: Some(|stock| stock.provoke("kill -KILL $(pgrep -xo rootlesskit)", &page())),
         },
         Row {
@@ -42,7 +42,7 @@ pub(super) fn rows() -> Vec<Row> {
             fault: "rootlesskit's child killed",
             // As 1b, beside 2a.
             promise: within(100, 2000).anew(),
-            ours: |machine, _| namespaces_lost(machine, "rootlesskit's child", &page()),
+            ours: |machine, _| namespaces_lost(machine, "KILL", "rootlesskit's child", &page()),
             stock: Some(|stock| stock.provoke(&format!("kill -KILL {CHILD}"), &page())),
         },
         Row {
@@ -81,16 +81,12 @@ pub(super) fn rows() -> Vec<Row> {
             promise: within(1000, 1500),
             ours: |machine, _| {
                 if machine.suite == Suite::Bookworm {
-                    let absent = Some("its RootlessKit does not know pasta");
-                    return Trial { absent, ..Trial::default() };
+                    return Trial::absent("its RootlessKit does not know pasta");
                 }
                 machine.configure(&format!("{CONFIG}[engine.network]\ndriver = \"pasta\"\n"));
-                machine.ctl(["restart"]);
-                machine.wait_page();
                 let trial = network(machine, "KILL");
                 machine.configure(CONFIG);
-                machine.ctl(["restart"]);
-                machine.wait_page();
+                machine.begin_anew();
                 trial
             },
             stock: None,
@@ -118,6 +114,21 @@ pub(super) fn rows() -> Vec<Row> {
             stock: Some(|stock| containerd(stock, "STOP", EXEC)),
         },
         Row {
+            number: "6d",
+            fault: "rootlesskit stopped",
+            // To be well takes what 1b takes more.
+            promise: within(10_000, 12_000).anew(),
+            ours: |machine, _| namespaces_lost(machine, "STOP", "rootlesskit", &page()),
+            stock: Some(|stock| stock.provoke("kill -STOP $(pgrep -xo rootlesskit)", &page())),
+        },
+        Row {
+            number: "6e",
+            fault: "rootlesskit's child stopped",
+            promise: within(10_000, 12_000).anew(),
+            ours: |machine, _| namespaces_lost(machine, "STOP", "rootlesskit's child", &page()),
+            stock: Some(|stock| stock.provoke(&format!("kill -STOP {CHILD}"), &page())),
+        },
+        Row {
             number: "21",
             fault: "dies three times too often",
             promise: within(10_000, 30_000).anew(),
@@ -137,15 +148,17 @@ pub(super) fn rows() -> Vec<Row> {
 /// Docker is there again.
 const READY: &str = "docker version";
 
-/// Whoever holds the namespaces is killed, and all goes with them. dockerd starts the containers before it answers.
-fn namespaces_lost(machine: &Machine, victim: &str, check: &str) -> Trial {
-    provoke(machine, &signal(machine, "KILL", victim), check, &is("backoff"))
+/// Whoever holds the namespaces is killed, or stopped until it is ended for that, and all goes with them. dockerd starts the containers before it answers.
+fn namespaces_lost(machine: &Machine, how: &str, victim: &str, check: &str) -> Trial {
+    provoke(machine, &signal(machine, how, victim), check, &|status| {
+        reason(status, "engine-dying").is_some() || is("backoff")(status)
+    })
 }
 
 /// The same without containers, whose start takes dockerd longer than all the rest.
 fn without_containers(machine: &Machine, victim: &str) -> Trial {
     machine.user_sh("docker rm -f web other").ok();
-    let trial = namespaces_lost(machine, victim, READY);
+    let trial = namespaces_lost(machine, "KILL", victim, READY);
     containers(machine);
     trial
 }
@@ -181,6 +194,7 @@ pub(super) fn in_and_out(machine: &Bed, pid: &str) -> String {
 }
 
 fn network(machine: &Machine, signal: &str) -> Trial {
+    machine.begin_anew();
     let pid = pids(&machine.wait_known())["network"][0].clone();
     let check = in_and_out(machine, &machine.web_pid());
     provoke_by_root(
@@ -202,8 +216,7 @@ fn stock_network(stock: &mut Stock, signal: &str) -> Trial {
 fn too_often(machine: &Machine) -> Trial {
     // So that a death of dockerd is the engine's, which has something to tell.
     machine.configure("[engine]\nlive_restore = false\n[engine.restart]\nlimit = 3\n");
-    machine.ctl(["restart"]);
-    machine.wait_page();
+    machine.begin_anew();
     let fault = r#"
         for death in 1 2 3; do
             # 3: it does not run.

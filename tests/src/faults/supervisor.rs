@@ -7,14 +7,14 @@ use serde_json::Value;
 use super::{
     Kept, Promise, Row, Trial, ms,
     trial::{
-        alive, compare, page, provoke_after, provoke_unseen, settled, timed_by_user, unit_with,
-        zombies,
+        CONFIG, alive, compare, page, provoke_after, provoke_unseen, settled, timed_by_user,
+        unit_with, zombies,
     },
     well_within, within,
 };
 use crate::{
     load::Measured,
-    machine::{Machine, RUNTIME, SOON, pids, word},
+    machine::{Machine, RUNTIME, SOON, pids, victims, word},
 };
 
 /// How long a status may take under load.
@@ -41,6 +41,21 @@ pub(super) fn rows() -> Vec<Row> {
             stock: None,
         },
         Row {
+            number: "7c",
+            fault: "rootlessd killed while the engine is stopped",
+            promise: well_within(1000).anew(),
+            ours: |machine, _| supervisor_killed_at_rest(machine),
+            stock: None,
+        },
+        Row {
+            number: "7d",
+            fault: "rootlessd killed in a back-off",
+            // The delay is 2 s, and counts from the death.
+            promise: well_within(5000).anew(),
+            ours: |machine, _| supervisor_killed_in_a_backoff(machine),
+            stock: None,
+        },
+        Row {
             number: "8a",
             fault: "rootlesskit killed while it starts",
             promise: within(20_000, 5000).anew(),
@@ -55,19 +70,19 @@ pub(super) fn rows() -> Vec<Row> {
             stock: None,
         },
         Row {
-            number: "17",
+            number: "17a",
             fault: "the session bus killed",
             promise: well_within(2000),
             ours: |machine, _| {
-                let fault = "systemctl --user kill -s KILL dbus.service; rootlessctl status";
-                let check = "busctl --user status org.rootlessd.Supervisor1";
-                let engine = machine.status()["mainPid"].clone();
-                let mut trial = provoke_unseen(machine, fault, check);
-                trial.check(machine.status()["mainPid"] == engine, || {
-                    "the engine is another".into()
-                });
-                trial
+                name_lost(machine, "systemctl --user kill -s KILL dbus.service; rootlessctl status")
             },
+            stock: None,
+        },
+        Row {
+            number: "17b",
+            fault: "no session bus",
+            promise: well_within(2000),
+            ours: |machine, _| without_bus(machine),
             stock: None,
         },
         Row {
@@ -78,10 +93,17 @@ pub(super) fn rows() -> Vec<Row> {
             stock: None,
         },
         Row {
-            number: "23",
+            number: "23a",
             fault: "10,000 SIGHUP a second, 200 calls at once",
             promise: Promise { recovered: Some(P99), ..Promise::NONE },
             ours: |machine, _| loaded(machine, 10, 200, HANGUPS),
+            stock: None,
+        },
+        Row {
+            number: "23b",
+            fault: "SIGCHLD without end, for all that has children",
+            promise: well_within(2000),
+            ours: |machine, _| flooded_with_ends(machine),
             stock: None,
         },
         Row {
@@ -96,7 +118,7 @@ pub(super) fn rows() -> Vec<Row> {
             stock: None,
         },
         Row {
-            number: "26",
+            number: "26a",
             fault: "64 open files, and clients for all of them",
             promise: well_within(2000),
             ours: |machine, _| few_files(machine),
@@ -120,6 +142,33 @@ fn supervisor_killed(machine: &Machine) -> Trial {
     trial
 }
 
+/// While there is no bus, it is asked and told what to do by varlink; it has its name again when there is one.
+fn without_bus(machine: &Machine) -> Trial {
+    let fault = "systemctl --user stop dbus.socket dbus.service
+        {
+            busctl --user list >/dev/null && echo 'BAD: there is a bus'
+            for it in 'rootlessctl status --json' 'rootlessctl reload' 'rootlessctl events' 'docker version'; do
+                timeout 5 $it || echo BAD: $it
+            done
+        } >/tmp/without
+        systemctl --user start dbus.socket; begin=$(now)";
+    let mut trial = name_lost(machine, fault);
+    let told = machine.user_sh("cat /tmp/without; rm -f /tmp/without").ok();
+    trial.check(told.contains("\"running\"") && !told.contains("BAD: "), || told);
+    trial
+}
+
+/// Whatever becomes of the bus, rootlessd has its name again, and its engine goes on.
+fn name_lost(machine: &Machine, fault: &str) -> Trial {
+    let engine = machine.status()["mainPid"].clone();
+    // systemd starts nothing more than five times within 10 s (StartLimitBurst= of systemd.unit(5)).
+    machine.user(["systemctl", "--user", "reset-failed"]).ok();
+    let check = "busctl --user status org.rootlessd.Supervisor1";
+    let mut trial = provoke_unseen(machine, fault, check);
+    trial.check(machine.status()["mainPid"] == engine, || "the engine is another".into());
+    trial
+}
+
 /// A fault of rootlessd's own, which nobody can be told of meanwhile.
 fn away(machine: &Machine, fault: &str, check: &str) -> Trial {
     machine.ctl(["reset-failed"]);
@@ -134,6 +183,42 @@ fn supervisor_killed_on_the_way(machine: &Machine, round: u32) -> Trial {
     let mut trial = away(machine, &fault, &page());
     machine.wait_state("running");
     trial.containers = Some(compare(&before, &settled(machine, &before)));
+    trial
+}
+
+/// What was stopped stays so, and starts when it is asked to.
+fn supervisor_killed_at_rest(machine: &Machine) -> Trial {
+    let before = alive(machine);
+    machine.ctl(["stop"]);
+    let pid = word(&machine.status()["supervisor"]["pid"]);
+    let answers = format!("rootlessctl status --json | grep -v {pid:?} | grep -q '\"stopped\"'");
+    let mut trial = timed_by_user(machine, &format!("kill -KILL {pid}"), &answers);
+    machine.ctl(["start"]);
+    machine.wait_page();
+    trial.containers = Some(compare(&before, &settled(machine, &before)));
+    trial
+}
+
+/// It goes on waiting for as long as was left.
+fn supervisor_killed_in_a_backoff(machine: &Machine) -> Trial {
+    machine.configure(&format!("{CONFIG}delay = \"2s\"\n"));
+    machine.ctl(["reload"]);
+    machine.ctl(["reset-failed"]);
+    let before = alive(machine);
+    let status = machine.wait_known();
+    let (pid, kit) = (word(&status["supervisor"]["pid"]), &victims(&status)["rootlesskit"]);
+    let fault = format!(
+        "kill -KILL {kit}
+         until rootlessctl status --json | grep -q '\"backoff\"'; do :; done
+         kill -KILL {pid}"
+    );
+    let mut trial = timed_by_user(machine, &fault, &page());
+    let was_early = trial.recovered.is_some_and(|took| took < Duration::from_secs(2));
+    trial.check(!was_early, || "the delay was forgotten".into());
+    machine.wait_state("running");
+    trial.containers = Some(compare(&before, &settled(machine, &before)));
+    machine.configure(CONFIG);
+    machine.ctl(["reload"]);
     trial
 }
 
@@ -201,6 +286,20 @@ fn loaded(machine: &Machine, watchers: u32, calls: u32, hangups: u32) -> Trial {
     trial.check(now["supervisor"]["pid"] == before["supervisor"]["pid"], || {
         "rootlessd is another".into()
     });
+    trial
+}
+
+/// The same without a child that has ended: who looks for one finds none, and goes on.
+fn flooded_with_ends(machine: &Machine) -> Trial {
+    let pids = pids(&machine.wait_known());
+    let victims = ["supervisor", "shim", "init"].map(|part| pids[part][0].as_str()).join(" ");
+    let fault = format!("for i in $(seq 10000); do kill -CHLD {victims}; done");
+    let check = "timeout 5 docker run --rm rootlessd/tiny true && rootlessctl status";
+    let mut trial = provoke_unseen(machine, &fault, check);
+    for part in ["supervisor", "shim", "init"] {
+        let now = self::pids(&machine.wait_known());
+        trial.check(now[part] == pids[part], || format!("{part} is another"));
+    }
     trial
 }
 

@@ -68,6 +68,11 @@ impl Trial {
         Self { broken: vec![why], ..Self::default() }
     }
 
+    /// One that is not tried here, for this reason.
+    pub fn absent(why: &'static str) -> Self {
+        Self { absent: Some(why), ..Self::default() }
+    }
+
     /// Notes that something is not as promised.
     pub fn check(&mut self, holds: bool, or: impl FnOnce() -> String) {
         if !holds {
@@ -226,8 +231,8 @@ fn told_after(
 pub fn signal(machine: &Machine, signal: &str, victim: &str) -> String {
     let pid = &victims(&machine.wait_known())[victim];
     match signal {
-        // Until it is dead, all may seem well.
-        "KILL" => format!("kill -KILL {pid}; while kill -0 {pid}; do :; done"),
+        // Until it is dead, all may seem well. Whoever only waits leaves the processors to the others.
+        "KILL" => format!("kill -KILL {pid}; tail --pid={pid} -s 0.002 -f /dev/null"),
         _ => format!("kill -{signal} {pid}"),
     }
 }
@@ -272,6 +277,40 @@ pub fn zombies(bed: &Bed) -> Vec<String> {
     ";
     let left = what_stays(|| bed.root_sh(list).ok(), |_| true);
     left.lines().map(|line| format!("zombie {line}")).collect()
+}
+
+/// What an engine has of processes, mounts, files and ports, a line each: without the harness's own, without the
+/// numbers that are others after a start, and without the places of containers' network namespaces, which dockerd
+/// removes once a minute (`gpmCleanupPeriod` of libnetwork's osl).
+const FOOTPRINT: &str = r#"
+    {
+        ps -eo stat=,comm= | awk '$1 !~ /^Z/ { print "process", $2 }' |
+            grep -E ' (rootlesskit|rootlessd$|exe$|slirp4netns|pasta|containerd|dockerd|docker-proxy|runc)'
+        findmnt -rno TARGET | sed 's/^/mount /'
+        find /run/user/4242 -maxdepth 3 \( -path '*/4242/systemd' -o -path '*/docker/netns/*' \) -prune \
+            -o -printf 'file %p\n' 2>/dev/null
+        find /tmp -maxdepth 1 -regex '.*/\(rootlesskit\|rksys\|runc-process\|pty\).*' -printf 'file %p\n'
+        ss -Hltn | awk '$4 !~ /^198.51.100./ { print "port", $4 }'
+    } | sed -E '/^port/!s/[0-9a-f]{8,}|[0-9]+/N/g' | sort
+"#;
+
+/// What an engine has now.
+pub fn footprint(bed: &Bed) -> Vec<String> {
+    bed.root_sh(FOOTPRINT).ok().lines().map(str::to_owned).collect()
+}
+
+/// What an engine has beyond what it had, and still has a moment later.
+pub fn more_than(before: &[String], bed: &Bed) -> Vec<String> {
+    let search = || {
+        let mut now = footprint(bed);
+        for line in before {
+            if let Some(index) = now.iter().position(|it| it == line) {
+                now.remove(index);
+            }
+        }
+        now.join("\n")
+    };
+    what_stays(search, |_| true).lines().map(str::to_owned).collect()
 }
 
 /// Restarts rootlessd with other lines in its unit, as a drop-in; none: as it was.
@@ -343,7 +382,11 @@ impl Stock {
         if self.bed.user_sh(&works).status.success() {
             return;
         }
-        self.bed.root_sh("pidof slirp4netns dockerd containerd | xargs -r kill -CONT; true").ok();
+        self.bed
+            .root_sh(
+                "pidof slirp4netns dockerd containerd rootlesskit exe | xargs -r kill -CONT; true",
+            )
+            .ok();
         // What it stumbles over for ever stays until somebody removes it.
         let anew = format!(
             "systemctl --user stop docker; systemctl --user reset-failed docker
@@ -369,6 +412,15 @@ pub fn told(status: &Value) -> String {
 
 /// The times of a fault by a script of the user's, whoever is there to tell it.
 pub fn timed_by_user(machine: &Machine, fault: &str, check: &str) -> Trial {
-    let (_, recovered) = times(&machine.user(timed(fault, check)).ok());
+    trial_of(machine, machine.user(timed(fault, check)))
+}
+
+/// The same, by a script of root's.
+pub fn timed_by_root(machine: &Machine, fault: &str, check: &str) -> Trial {
+    trial_of(machine, machine.root(timed(fault, check)))
+}
+
+fn trial_of(machine: &Machine, output: Output) -> Trial {
+    let (_, recovered) = times(&output.ok());
     Trial { recovered, left: zombies(machine), ..Trial::default() }
 }
