@@ -28,16 +28,21 @@ pub fn read(directory: &Path) -> io::Result<impl Iterator<Item = Event> + use<>>
     // In this order: a file that becomes the older one meanwhile is read twice rather than never.
     let present = open(&directory.join(FILE))?;
     let older = open(&directory.join(OLDER_FILE))?;
-    let mut last = 0;
     let lines = older
         .into_iter()
         .chain(present)
         .flat_map(|file| BufReader::new(file).split(b'\n').map_while(Result::ok));
-    Ok(lines.filter_map(|line| serde_json::from_slice::<Event>(&line).ok()).filter(move |event| {
+    Ok(in_order(lines.filter_map(|line| serde_json::from_slice(&line).ok())))
+}
+
+/// These events without those that came before, or should have.
+pub fn in_order(events: impl Iterator<Item = Event>) -> impl Iterator<Item = Event> {
+    let mut last = 0;
+    events.filter(move |event| {
         let is_next = event.seq > last;
         last = last.max(event.seq);
         is_next
-    }))
+    })
 }
 
 /// The last `count` of them.

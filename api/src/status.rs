@@ -180,7 +180,7 @@ words! {
         Lost = "lost",
         /// It was replaced.
         Replaced = "replaced",
-        /// It cannot be replaced for now: the engine goes on without it.
+        /// It, or something that it did, cannot be replaced for now: the engine goes on without that.
         Missing = "missing",
         /// Something that it goes by has changed, such as the machine's network.
         Changed = "changed",

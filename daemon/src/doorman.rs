@@ -3,9 +3,11 @@
 //! starts it; one of an engine that will not come, or whose dockerd does not come back, is told so in
 //! Docker's own form.
 
+mod in_vain;
+
 use std::{convert::Infallible, io, os::fd::AsFd, time::Duration};
 
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::{
     Response, StatusCode,
     body::{Bytes, Incoming},
@@ -19,7 +21,7 @@ use serde_json::json;
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::watch,
-    task::JoinSet,
+    task::{JoinSet, spawn_local},
     time::{Instant, sleep, sleep_until, timeout},
 };
 
@@ -57,20 +59,23 @@ pub async fn keep(
     let mut clients = JoinSet::new();
     loop {
         let status = statuses.borrow_and_update().clone();
-        let waited = if status.state.is_settled() && loss_of(Part::Dockerd, &status).is_none() {
+        if status.state.is_settled() && loss_of(Part::Dockerd, &status).is_none() {
             waiting_since = None;
             old_death = status.deaths.last().map(|death| death.at);
-            Duration::ZERO
-        } else {
-            waiting_since.get_or_insert_with(Instant::now).elapsed()
-        };
+        }
+        let waited = waiting_since.map_or(Duration::ZERO, |since: Instant| since.elapsed());
         let client_wait = loaded.borrow().config.engine.client_wait;
         match door(&status, waited, client_wait, old_death) {
             Door::Queue(left) => {
                 let until = left.map(|left| Instant::now() + left);
+                // The time begins with the first who waits.
+                let is_first = left.is_some() && waiting_since.is_none();
                 tokio::select! {
                     changed = statuses.changed() => if changed.is_err() { std::future::pending().await },
-                    () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
+                    () = until_somebody_comes(&listener), if is_first => {
+                        waiting_since = Some(Instant::now());
+                    }
+                    () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() && !is_first => {}
                 }
             }
             Door::Start => tokio::select! {
@@ -125,56 +130,19 @@ pub(crate) fn door(
     client_wait: Duration,
     old_death: Option<u64>,
 ) -> Door {
-    let lost = loss_of(Part::Dockerd, status);
-    let text = match status.state {
+    let may_wait = match status.state {
         State::Running => return Door::Queue(None),
-        State::Degraded if lost.is_none() => return Door::Queue(None),
         State::Listening => return Door::Start,
-        // Nobody knows how long that will be.
-        State::Backoff if status.reasons.iter().any(Code::passes) => {
-            "rootless Docker cannot be started for now".to_owned()
-        }
-        State::Starting | State::Stopping | State::Backoff | State::Degraded => {
-            match client_wait.checked_sub(waited) {
-                Some(left) if !left.is_zero() => return Door::Queue(Some(left)),
-                _ => format!("rootless Docker is not up yet (it is {})", status.state),
-            }
-        }
-        State::Stopped => {
-            "rootless Docker is stopped: start it with `rootlessctl start`".to_owned()
-        }
-        State::Failed | State::Unknown => "rootless Docker cannot be started".to_owned(),
+        State::Degraded if loss_of(Part::Dockerd, status).is_none() => return Door::Queue(None),
+        State::Starting | State::Stopping | State::Degraded => true,
+        // How long a shortage lasts, nobody knows.
+        State::Backoff => !status.reasons.iter().any(Code::passes),
+        State::Stopped | State::Failed | State::Unknown => false,
     };
-    // Most reasons are only advice.
-    let obstacle = status.reasons.iter().find(|it| Code::passes(it) || Code::RuntimeDirGone.is(it));
-    let reason = match status.state {
-        State::Failed => status.reasons.first(),
-        // dockerd goes with containerd, and comes after it.
-        State::Degraded => obstacle.or_else(|| loss_of(Part::Containerd, status)).or(lost),
-        _ => obstacle,
-    };
-    let died = || {
-        let is_tried = matches!(status.state, State::Starting | State::Backoff);
-        let death = status.deaths.last().filter(|death| is_tried && Some(death.at) != old_death)?;
-        Some(format!(": the engine died: {}", death.text))
-    };
-    let why = reason.map_or_else(
-        || died().unwrap_or_default(),
-        |reason| {
-            let remedy = reason.remedy.as_ref().map_or(String::new(), |remedy| {
-                // A failed engine is not tried again until somebody says so.
-                let is_said =
-                    status.state != State::Failed || remedy.ends_with("rootlessctl start");
-                let then = if is_said { "" } else { ", then rootlessctl start" };
-                format!(" (to mend it: {remedy}{then})")
-            });
-            format!(": {}{remedy}", reason.text)
-        },
-    );
-    Door::Answer(match status.state {
-        State::Stopped => text,
-        _ => format!("{text}{why}; `rootlessctl status` tells more"),
-    })
+    match client_wait.checked_sub(waited) {
+        Some(left) if may_wait && !left.is_zero() => Door::Queue(Some(left)),
+        _ => Door::Answer(in_vain::told(status, old_death)),
+    }
 }
 
 /// Why an engine that is up does without this part, if it does.
@@ -188,8 +156,11 @@ fn loss_of(part: Part, status: &Status) -> Option<&Reason> {
 /// Answer one client with a 503 in Docker's form (`ErrorResponse` of its API).
 async fn answer(client: UnixStream, message: String) {
     let body = Bytes::from(json!({ "message": message }).to_string());
-    let service = service_fn(|_: hyper::Request<Incoming>| {
+    let service = service_fn(|request: hyper::Request<Incoming>| {
         let body = body.clone();
+        // Whoever sends much (`docker load`) reads no answer before that if the connection breaks meanwhile.
+        let mut sent = request.into_body();
+        spawn_local(async move { while let Some(Ok(_)) = sent.frame().await {} });
         async move {
             Response::builder()
                 .status(StatusCode::SERVICE_UNAVAILABLE)
@@ -207,11 +178,11 @@ async fn answer(client: UnixStream, message: String) {
 mod tests {
     use super::*;
     use crate::{events::Events, supervisor::handle::Command, testing};
-    use rootlessd_api::{Death, LogLocation};
+    use rootlessd_api::LogLocation;
     use std::sync::Arc;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
-        task::{LocalSet, spawn_local},
+        task::LocalSet,
     };
 
     /// However long nobody came before.
@@ -282,63 +253,6 @@ mod tests {
                     .into()
             )
         );
-    }
-
-    #[test]
-    fn who_waited_is_told_why_in_vain_and_no_advice() {
-        let wait = Duration::from_secs(30);
-        let advice = Code::ControllersMissing.reason_with_remedy("controllers are missing", "mend");
-        let full = Code::DataRootFull.reason("/d is full");
-        let gone = Code::RuntimeDirGone.reason("/run/user/1 is gone");
-        let death = |at| Death {
-            at,
-            part: Part::Dockerd,
-            exit_code: Some(1),
-            signal: None,
-            out_of_memory: false,
-            text: "dockerd exited with status 1".into(),
-            log: vec![],
-        };
-        let died = ": the engine died: dockerd exited with status 1";
-        // (state, what more there is, the deaths, which of them was before; what is told)
-        let rows = [
-            (State::Starting, None, vec![], None, " not up yet (it is starting)"),
-            (State::Starting, None, vec![7], Some(7), " not up yet (it is starting)"),
-            (State::Starting, None, vec![7, 8], Some(7), died),
-            (State::Backoff, None, vec![8], None, died),
-            (State::Backoff, Some(&full), vec![8], None, "cannot be started for now: /d is full"),
-            (State::Starting, Some(&full), vec![8], None, "(it is starting): /d is full"),
-            (State::Starting, Some(&gone), vec![], None, "(it is starting): /run/user/1 is gone"),
-            (State::Stopping, None, vec![8], None, " not up yet (it is stopping)"),
-        ];
-        for (state, more, deaths, old, told) in rows {
-            let reasons = more.into_iter().chain([&advice]).cloned().collect();
-            let deaths = deaths.into_iter().map(death).collect();
-            let status = Status { state, reasons, deaths, ..testing::status() };
-            let Door::Answer(text) = door(&status, wait, wait, old) else { panic!("{state}") };
-            let end = format!("{told}; `rootlessctl status` tells more");
-            assert!(text.ends_with(&end), "{text}");
-        }
-    }
-
-    #[test]
-    fn of_a_lost_dockerd_the_cause_is_told() {
-        let wait = Duration::from_secs(30);
-        let lost = |part: Part| {
-            let reason = Code::PartBeingReplaced.reason(format!("{part} is lost"));
-            Reason { part, ..reason }
-        };
-        let network = lost(Part::Network);
-        for (more, told) in [
-            (network.clone(), "dockerd is lost"),
-            (lost(Part::Containerd), "containerd is lost"),
-            (Code::DataRootFull.reason("/d is full"), "/d is full"),
-        ] {
-            let reasons = vec![network.clone(), lost(Part::Dockerd), more];
-            let status = Status { state: State::Degraded, reasons, ..testing::status() };
-            let Door::Answer(text) = door(&status, wait, wait, None) else { panic!("{told}") };
-            assert!(text.contains(&format!("(it is degraded): {told};")), "{text}");
-        }
     }
 
     #[test]

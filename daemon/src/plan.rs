@@ -37,7 +37,7 @@ pub struct Plan {
     /// The network helper's program, an absolute path; absent for a driver inside RootlessKit.
     #[serde(default)]
     pub network_helper: Option<PathBuf>,
-    /// What is done when the network helper dies.
+    /// What is done when the network helper is lost and cannot be replaced.
     #[serde(default)]
     pub network_on_loss: OnLoss,
     /// Whether the containers' network namespace is `<state_dir>/netns` and the daemons stay in the

@@ -167,13 +167,15 @@ codes! {
     ConfigInvalid = "config-invalid", Config, Fatal;
     /// The engine died so often that rootlessd does not start it again by itself.
     DiedTooOften = "died-too-often", Supervisor, Note;
+    /// The engine dies, and its containers with it; what is left of it is being ended.
+    EngineDying = "engine-dying", Supervisor, Note;
     /// dockerd runs, and does not answer.
     DockerdNotAnswering = "dockerd-not-answering", Dockerd, Note;
     /// A part of the engine died, or was ended, and is being replaced; the containers go on.
     PartBeingReplaced = "part-being-replaced", Supervisor, Note;
     /// The kernel killed a part of the engine since memory ran out; it is being replaced and the containers go on, or the engine is started again.
     KilledForMemory = "killed-for-memory", Supervisor, Note;
-    /// A part of the engine cannot be replaced for now; the engine goes on without it.
+    /// A part of the engine cannot be replaced for now, or its successor cannot do all that it did; the engine goes on without that.
     PartMissing = "part-missing", Supervisor, Note;
     /// There is a newer containerd or dockerd than the one that runs.
     UpgradeAvailable = "upgrade-available", Supervisor, Note;

@@ -11,7 +11,7 @@ use rootlessd::{
     config::{Config, Loaded, Reader},
     engine::{
         docker::Info,
-        driver::{Command, Event, Facts},
+        driver::{Command, Event, Facts, Unseen},
         incidents::Incident,
     },
     events::Recorder,
@@ -47,8 +47,8 @@ pub struct Setup {
     pub memory: Memory,
     /// Whether there is an engine of an earlier one.
     pub found: bool,
-    /// How one died that is not there any more.
-    pub unseen: Option<Death>,
+    /// What one left that is not there any more.
+    pub unseen: Unseen,
     /// The configuration.
     pub config: Config,
 }
@@ -384,6 +384,11 @@ pub fn facts() -> Facts {
 /// A death of a part.
 pub fn death(part: Part) -> Death {
     Death { part, exit_code: None, out_of_memory: false, ..samples::death() }
+}
+
+/// What an engine left that died of a part of it.
+pub fn died(part: Part) -> Unseen {
+    Unseen { death: Some(death(part)), ..Unseen::default() }
 }
 
 /// An obstacle that only a person removes.

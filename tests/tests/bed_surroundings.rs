@@ -49,15 +49,33 @@ fn containers_ask_the_machines_name_server() {
         );
 
         // The way is the kernel's to find.
-        let count = told(&machine).len();
-        machine.root_sh("ip link add wifi type veth peer name air && ip link set wifi up").ok();
-        machine.root_sh("ip link set air up && ip route replace default dev wifi").ok();
-        machine.wait_status(|status| texts(status, "changed").len() > count);
-        let last = told(&machine).pop().expect("one at least");
-        let expected =
-            format!("the machine's default route is wifi now (before: eth0); {driver} goes by it");
-        assert_eq!(last, expected);
-        wait_for_answer(&machine, "192.0.2.1");
+        for (link, peer) in [("wifi", "air"), ("vpn", "far")] {
+            let link =
+                format!("ip link add {link} type veth peer name {peer}; ip link set {link} up");
+            machine.root_sh(&format!("{link}; ip link set {peer} up")).ok();
+        }
+        for (change, way) in [
+            ("ip route replace default dev wifi", "wifi now (before: eth0)"),
+            // As WireGuard's wg-quick has it: a table of its own, before all of the main one but its networks.
+            (
+                "ip route add default dev vpn table 77 && ip rule add table 77 &&
+                 ip rule add table main suppress_prefixlength 0",
+                "vpn now (before: wifi)",
+            ),
+            ("ip rule del table 77", "wifi now (before: vpn)"),
+            // As OpenVPN has it: two halves of the world.
+            (
+                "ip route add 0.0.0.0/1 dev vpn && ip route add 128.0.0.0/1 dev vpn",
+                "vpn now (before: wifi)",
+            ),
+        ] {
+            let count = told(&machine).len();
+            machine.root_sh(change).ok();
+            machine.wait_status(|status| texts(status, "changed").len() > count);
+            let last = told(&machine).pop().expect("one at least");
+            assert_eq!(last, format!("the machine's way out is {way}; {driver} goes by it"));
+            wait_for_answer(&machine, "192.0.2.1");
+        }
 
         let (status, after) = (machine.status(), pids(&machine.status()));
         let is_pasta = driver == "pasta";

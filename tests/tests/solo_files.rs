@@ -6,6 +6,7 @@
 use std::{
     fs,
     os::unix::net::{UnixDatagram, UnixListener},
+    path::Path,
     process::Stdio,
 };
 
@@ -75,6 +76,60 @@ fn leftovers_of_the_dead() {
     }
     stranger.kill().unwrap();
     stranger.wait().unwrap();
+}
+
+/// It would say that there is a network helper already, when RootlessKit only asks one what it can.
+#[test]
+fn a_child_pid_of_the_dead() {
+    let user = User::new();
+    let slow = "[ \"$1\" != --help ] || sleep 0.5\nexec /usr/bin/slirp4netns \"$@\"";
+    let program = user.script("bin/slirp4netns", slow);
+    let bin = program.parent().unwrap().display();
+    user.configure(&format!("environment.PATH = \"{bin}:/usr/bin:/usr/sbin\""));
+    user.write(user.runtime.join("dockerd-rootless/child_pid"), "1");
+    user.start();
+    let status = user.status();
+    assert_eq!((&status["state"], &status["incidents"]), (&json!("running"), &json!([])));
+}
+
+/// What an exec is to run lies in the runtime directory until runc has read it: with its environment.
+#[test]
+fn an_exec_of_the_dead() {
+    let user = User::new();
+    let slow = "case \" $* \" in *' exec '*) sleep 600;; esac\nexec /usr/sbin/runc \"$@\"";
+    let program = user.script("bin/runc", slow);
+    let bin = program.parent().unwrap().display();
+    user.configure(&format!("environment.PATH = \"{bin}:/usr/bin:/usr/sbin\""));
+    user.start();
+    user.load_image();
+    user.docker("run -d --name web --restart unless-stopped rootlessd/tiny").ok();
+    let ends: [fn(&User); 2] = [
+        |user| {
+            let mut watch = user.watch();
+            signal(user.pid("shim"), Signal::SIGKILL);
+            watch.until(|status| status["state"] == "backoff");
+            watch.until(|status| status["state"] == "running");
+        },
+        |user| drop(user.ctl("stop").ok()),
+    ];
+    for end in ends {
+        let _exec = user.spawn(["docker", "exec", "-t", "web", "true"]);
+        // The terminal's is a directory.
+        for (prefix, what) in
+            [("runc-process", Path::is_file as fn(&Path) -> bool), ("pty", Path::is_dir)]
+        {
+            wait_for(prefix, SOON, || {
+                let entries = fs::read_dir(&user.runtime).unwrap().flatten();
+                let named =
+                    entries.filter(|it| it.file_name().to_string_lossy().starts_with(prefix));
+                named.map(|it| it.path()).find(|it| what(it))
+            });
+        }
+        end(&user);
+        let left = user.leftovers(false);
+        let is_an_execs = |it: &&String| it.contains("/runc-process") || it.contains("/pty");
+        assert_eq!(left.iter().find(is_an_execs), None);
+    }
 }
 
 /// A socket that somebody serves is not taken from them.

@@ -93,6 +93,61 @@ fn without_containers() {
     assert_eq!(status["deaths"], Value::Array(vec![]));
 }
 
+/// Whoever waits for an answer need not wait long, where no container runs either.
+#[test]
+fn without_containers_under_a_client() {
+    let user = User::new();
+    user.configure(PATIENT);
+    user.start();
+    user.load_image();
+    for part in ["containerd", "dockerd"] {
+        let victim = user.pid(part);
+        signal(victim, Signal::SIGSTOP);
+        let begun = Instant::now();
+        thread::scope(|scope| {
+            // What becomes of it is Docker's to say: the one that was asked may be gone.
+            scope.spawn(|| user.docker("run --rm rootlessd/tiny true"));
+            wait_gone(victim);
+            let noticed = begun.elapsed();
+            eprintln!("{part}: ended after {noticed:?}");
+            assert!(noticed < Duration::from_secs(10), "{part}: {noticed:?}");
+        });
+        let status = user.wait_state("running");
+        assert_eq!(status["deaths"], Value::Array(vec![]));
+    }
+}
+
+/// What is published goes through RootlessKit, and nobody can replace it: the engine starts anew.
+#[test]
+fn rootlesskit_under_containers() {
+    let user = User::new();
+    user.configure(PATIENT);
+    user.start();
+    user.load_image();
+    let (container, _) = user.serve_page("--restart unless-stopped");
+    for which in [0, 1] {
+        let mut watch = user.watch();
+        watch.until(|status| status["state"] == "running");
+        let status = user.status();
+        let processes = status["processes"].as_array().unwrap();
+        let mut kits = processes.iter().filter(|it| it["part"] == "rootlesskit");
+        let pid = kits.nth(which).unwrap()["pid"].as_u64().unwrap();
+        signal(u32::try_from(pid).unwrap(), Signal::SIGSTOP);
+        let begun = Instant::now();
+        let status = watch.until(|status| status["state"] == "backoff");
+        eprintln!("told after {:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        let death = status["deaths"].as_array().unwrap().last().unwrap();
+        let text = death["text"].as_str().unwrap();
+        assert!(text.starts_with("rootlesskit did not answer for 4.5 s, while it was stopped by SIGSTOP, and was ended; the container that ran"), "{text}");
+        assert_eq!(death["part"], "rootlesskit");
+        watch.until(|status| status["state"] == "running");
+        wait_for("the page is back", SOON, || page(user.port(&container)));
+    }
+    user.ctl("stop").ok();
+    user.assert_clean(false);
+}
+
 /// Where containers would end with dockerd, one that hangs is told, once, and left; and it may come to itself.
 #[test]
 fn without_live_restore() {

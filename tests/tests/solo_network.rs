@@ -162,7 +162,7 @@ fn stopped() {
         let noticed = begun.elapsed();
         let text = lost["lost"]["text"].as_str().unwrap();
         let expected =
-            "slirp4netns did not answer for 3 s, while it was stopped by SIGSTOP, and was ended";
+            "slirp4netns did not answer for 3.0 s, while it was stopped by SIGSTOP, and was ended";
         assert_eq!(text, expected);
         assert_eq!(incident(&user, 2 * round + 1)["replaced"]["part"], "network");
         assert!(fetches(&user, &container, SOON));
@@ -239,6 +239,24 @@ fn with_ports_of_its_own() {
     assert!(page(other_port).is_some());
     user.docker(&format!("rm -f {other}")).ok();
     assert!(page(other_port).is_none());
+
+    // Somebody else is quicker.
+    let (last, last_port) = user.serve_page("");
+    let other = thread::spawn(move || {
+        loop {
+            if let Ok(listener) = TcpListener::bind(("127.0.0.1", last_port)) {
+                break listener;
+            }
+        }
+    });
+    signal(helper(&user).unwrap().pid, Signal::SIGKILL);
+    let other = other.join().unwrap();
+    let text = incident(&user, 4)["missing"]["text"].clone();
+    let text = text.as_str().unwrap();
+    assert!(text.contains("are not any more") && text.contains(&last_port.to_string()), "{text}");
+    user.wait_state("degraded");
+    drop(other);
+    user.docker(&format!("rm -f {last}")).ok();
     user.ctl("stop").ok();
     user.assert_clean(false);
 }
@@ -278,7 +296,9 @@ fn that_cannot_be_replaced() {
     fs::remove_file(&broken).unwrap();
     fs::set_permissions(&network, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     assert!(fetches(&user, &container, SOON));
-    assert_eq!(incidents(&user).last().unwrap()["replaced"]["part"], "network");
+    // It may serve a moment before that is written down.
+    let is_told = || (incidents(&user).last()?["replaced"]["part"] == "network").then_some(());
+    wait_for("it is told", SOON, is_told);
     user.watch().until(|status| status["state"] == "running");
 }
 
@@ -309,29 +329,58 @@ fn that_dies_on_the_way_up() {
     watch.until(|status| status["state"] == "running");
 }
 
-/// What the configuration asks for instead.
+/// What the configuration asks for then.
 #[test]
-fn that_is_not_to_be_replaced() {
+fn that_is_not_tried_again() {
     let user = User::new();
-    user.configure("engine.network.on_loss = \"report\"\n");
+    let broken = user.home.join("broken");
+    let script = format!(
+        "rm {} 2>/dev/null && {{ echo 'the cable is cut' >&2; exit 3; }}\nexec /usr/bin/slirp4netns \"$@\"",
+        broken.display()
+    );
+    let network = user.script("bin/slirp4netns", &script);
+    let configure = |on_loss: &str| {
+        user.configure(&format!(
+            "environment.PATH = \"{}:/usr/local/bin:/usr/bin:/bin\"\n\
+             engine.restart.delay = \"10ms\"\n\
+             engine.network = {{ driver = \"slirp4netns\", on_loss = \"{on_loss}\" }}\n",
+            network.parent().unwrap().display()
+        ));
+    };
+    let lose = || signal(helper(&user).unwrap().pid, Signal::SIGKILL);
+    configure("report");
     user.start();
     user.load_image();
     let (container, port) = user.serve_page("--restart unless-stopped");
-    signal(helper(&user).unwrap().pid, Signal::SIGKILL);
-    let text = incident(&user, 0)["missing"]["text"].clone();
-    assert!(text.as_str().unwrap().starts_with("slirp4netns was killed by SIGKILL"), "{text}");
+    // As ever, as long as it can be.
+    lose();
+    assert_eq!(incident(&user, 1)["replaced"]["part"], "network");
+    user.write(&broken, "");
+    lose();
+    assert_eq!(incident(&user, 2)["lost"]["part"], "network");
+    let text = incident(&user, 3)["missing"]["text"].clone();
+    let text = text.as_str().unwrap();
+    assert!(
+        text.starts_with("slirp4netns was killed by SIGKILL, and cannot be replaced"),
+        "{text}"
+    );
+    assert!(text.contains("the cable is cut"), "{text}");
+    assert!(!fetches(&user, &container, Duration::from_secs(3)));
     assert!(helper(&user).is_none());
     assert!(page(port).is_some());
 
-    user.configure("engine.network.on_loss = \"restart\"\nengine.restart.delay = \"10ms\"\n");
+    configure("restart");
     user.ctl("restart").ok();
     // Whoever ends RootlessKit ends its helper, and is still told.
     for victim in ["slirp4netns", "rootlesskit"] {
         let mut watch = user.watch();
         watch.until(|status| status["state"] == "running");
-        let pid =
-            if victim == "slirp4netns" { helper(&user).unwrap().pid } else { user.pid(victim) };
-        signal(pid, Signal::SIGKILL);
+        if victim == "slirp4netns" {
+            user.write(&broken, "");
+            lose();
+        } else {
+            signal(user.pid(victim), Signal::SIGKILL);
+        }
         watch.until(|status| status["state"] == "backoff");
         let status = watch.until(|status| status["state"] == "running");
         let death = status["deaths"].as_array().unwrap().last().unwrap().clone();

@@ -189,7 +189,7 @@ fn no_space_for_a_successor() {
     let user = User::new();
     small(&user, &user.runtime.clone(), "size=16m");
     small(&user, &data_root(&user), "size=64m");
-    user.configure("engine.restart.limit = 2\n");
+    user.configure("engine.restart.limit = 2\nengine.client_wait = \"1s\"\n");
     user.start();
     user.load_image();
     let (container, port) = user.serve_page("");
@@ -201,6 +201,8 @@ fn no_space_for_a_successor() {
     signal(user.pid("containerd"), Signal::SIGKILL);
     let status = watch.until(|status| has(status, "data-root-full"));
     assert!(has(&status, "runtime-dir-full"), "{status}");
+    let told = user.docker("version").fails();
+    assert!(told.contains("(it is degraded): ") && told.contains("full"), "{told}");
     // Long enough for more tries than there may be deaths.
     thread::sleep(shortage::AGAIN * 2);
     assert_eq!(user.pid("init"), before.0);

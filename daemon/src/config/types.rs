@@ -94,16 +94,16 @@ choice! {
 }
 
 choice! {
-    /// What is done when the network helper dies.
+    /// What is done when the network helper is lost and cannot be replaced.
     #[derive(Default, Serialize, Deserialize)]
     #[serde(rename_all = "lowercase")]
     OnLoss {
-        /// It is replaced.
+        /// It is tried again, or said where that can never be.
         #[default]
         Heal = "heal",
         /// The engine is started anew.
         Restart = "restart",
-        /// It is said.
+        /// It is said, and no more.
         Report = "report",
     }
 }
@@ -217,7 +217,7 @@ pub struct NetworkConfig {
     pub detach_netns: Switch,
     /// Whether containers get IPv6 to the outside.
     pub ipv6: bool,
-    /// What is done when the network helper dies.
+    /// What is done when the network helper is lost and cannot be replaced.
     pub on_loss: OnLoss,
 }
 

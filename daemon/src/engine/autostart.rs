@@ -3,7 +3,8 @@
 //! not run. So nothing has to be remembered for a boot.
 //!
 //! The rule is that of moby's `restartmanager` (`ShouldRestart`) and of its daemon's `restore`, the
-//! same from 20.10 to 28.5 but for this: 20.10 also starts a container that was only created.
+//! same from 20.10 to 28.5 but for this: 20.10 also starts a container that never ran, for which no
+//! engine is held here. Such a one stays when its port was taken, and would hold it for ever.
 
 use std::{
     fs,
@@ -34,6 +35,8 @@ struct RestartPolicy {
 #[serde(rename_all = "PascalCase", default)]
 struct Container {
     has_been_manually_stopped: bool,
+    /// Absent in files of long ago.
+    has_been_started_before: Option<bool>,
     restart_count: u64,
     state: State,
 }
@@ -102,6 +105,9 @@ impl RestartPolicy {
     }
 
     fn applies_to(&self, container: &Container) -> bool {
+        if container.has_been_started_before == Some(false) {
+            return false;
+        }
         match self.name.as_str() {
             "unless-stopped" => !container.has_been_manually_stopped,
             "on-failure" => {
@@ -128,6 +134,8 @@ mod tests {
         let stopped = json!({ "HasBeenManuallyStopped": true });
         let exited = |code: i64| json!({ "State": { "Running": false, "ExitCode": code } });
         let running = json!({ "State": { "Running": true } });
+        let created =
+            |before: bool| json!({ "HasBeenStartedBefore": before, "State": { "ExitCode": 128 } });
         let tried = |count: u64| json!({ "RestartCount": count, "State": { "ExitCode": 1 } });
         #[rustfmt::skip]
         let rows = [
@@ -147,6 +155,10 @@ mod tests {
             ("on-failure",     3, tried(2),        true),
             ("on-failure",     3, tried(3),        false),
             ("on-sundays",     0, exited(0),       true),
+            ("always",         0, created(false),  false),
+            ("unless-stopped", 0, created(false),  false),
+            ("on-failure",     0, created(false),  false),
+            ("always",         0, created(true),   true),
         ];
         for (policy, retries, container, expected) in rows {
             let policy = RestartPolicy { name: policy.into(), maximum_retry_count: retries };

@@ -2,11 +2,14 @@
 //! a later rootlessd have to find. It is made for each engine and removed after its end.
 
 use std::{
+    fs::File,
     io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
+use nix::fcntl::{FallocateFlags, fallocate};
 use rootlessd_api::{Death, names};
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +18,13 @@ use crate::{
     plan::Plan,
     sys::{files, process::Identity},
 };
+
+/// How often to look for a death where the kernel does not tell of files: the engine's end itself is seen
+/// without them.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How many bytes are kept in reserve.
+const RESERVE: nix::libc::off_t = 32 << 10;
 
 /// The paths of one engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,11 +37,11 @@ pub struct Record {
     pub shim: Identity,
 }
 
-/// Why engine-init ended the network helper: a word for engine-shim, which sees it die.
+/// Why engine-init ended the network helper or RootlessKit: a word for engine-shim, which sees it die.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hung {
     /// Which process.
-    pub helper: Identity,
+    pub process: Identity,
     /// Why.
     pub text: String,
 }
@@ -134,17 +144,47 @@ impl EngineDir {
         if self.death().exists() {
             return Ok(());
         }
-        files::replace_json(&self.death(), death)
+        files::replace_json(&self.death(), death).or_else(|error| {
+            // Its file system is full: the engine may die of just that.
+            files::remove(&self.reserve()).map_err(|_| error)?;
+            files::replace_json(&self.death(), death)
+        })
     }
 
-    /// Why a network helper was ended, the last that was.
-    pub fn read_hung(&self) -> io::Result<Option<Hung>> {
-        files::read_json(&self.0.join("hung.json"))
+    /// Keep room for what is still to be written when its file system is full: how the engine died.
+    pub fn keep_reserve(&self) -> io::Result<()> {
+        let file = File::create(self.reserve())?;
+        Ok(fallocate(&file, FallocateFlags::empty(), 0, RESERVE)?)
     }
 
-    /// Write why a network helper is about to be ended.
+    fn reserve(&self) -> PathBuf {
+        self.0.join("reserve")
+    }
+
+    /// Wait until somebody writes down how the engine dies.
+    pub fn dies(&self) -> impl Future<Output = ()> + use<> {
+        let (directory, death) = (self.0.clone(), self.death());
+        async move { files::until_in(&directory, LOOK_INTERVAL, || death.exists()).await }
+    }
+
+    /// Why this process, which is dead, was ended, if it was. It is told once.
+    pub fn take_why_ended(&self, process: Identity) -> Option<String> {
+        let path = self.hung();
+        let hung: Hung = files::read_json(&path).ok().flatten()?;
+        if hung.process != process {
+            return None;
+        }
+        let _ = files::remove(&path);
+        Some(hung.text)
+    }
+
+    /// Write why a process of engine-shim's is about to be ended.
     pub fn write_hung(&self, hung: &Hung) -> io::Result<()> {
-        files::replace_json(&self.0.join("hung.json"), hung)
+        files::replace_json(&self.hung(), hung)
+    }
+
+    fn hung(&self) -> PathBuf {
+        self.0.join("hung.json")
     }
 
     fn death(&self) -> PathBuf {

@@ -8,13 +8,16 @@ use std::{
     fs::{File, OpenOptions},
     io::{self, BufRead, BufReader, Write},
     os::unix::fs::OpenOptionsExt,
+    path::Path,
     time::Duration,
 };
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use inotify::{EventStream, Inotify, WatchMask};
+use nix::fcntl::{FallocateFlags, fallocate};
 use rootlessd_api::{Death, Part};
 use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
 
 use super::dir::EngineDir;
 
@@ -33,7 +36,7 @@ pub enum Incident {
         /// How long after its loss, in µs.
         took: u64,
     },
-    /// It cannot be replaced for now: the engine goes on without it.
+    /// It, or something that it did, cannot be replaced for now: the engine goes on without that.
     Missing {
         /// Which.
         part: Part,
@@ -93,6 +96,10 @@ impl Incident {
     }
 }
 
+/// How many bytes the file has in reserve, so that a loss can still be told when its file system is
+/// full: else the clients of a dockerd that is gone with its containerd would wait without being told.
+const RESERVE: nix::libc::off_t = 16 << 10;
+
 /// Write an incident down. A line is one write, so that lines of two processes do not mix.
 pub fn append(dir: &EngineDir, incident: &Incident) -> io::Result<()> {
     let mut line = serde_json::to_vec(incident)?;
@@ -105,16 +112,25 @@ pub struct Incidents {
     lines: BufReader<File>,
     /// What was read of a line that is not whole yet.
     begun: Vec<u8>,
-    changes: EventStream<[u8; 1024]>,
+    /// Tells of more, if there is inotify: its instances are limited.
+    changes: Option<EventStream<[u8; 1024]>>,
 }
+
+/// How often it is looked for more where nobody tells of it.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Incidents {
     /// Begin with the first.
     pub fn of(dir: &EngineDir) -> io::Result<Self> {
         let lines = BufReader::new(open(dir)?);
-        let inotify = Inotify::init()?;
-        inotify.watches().add(dir.incidents(), WatchMask::MODIFY)?;
-        Ok(Self { lines, begun: vec![], changes: inotify.into_event_stream([0; 1024])? })
+        let changes = changes_of(&dir.incidents())
+            .inspect_err(|error| tracing::warn!("incidents are looked for each second: {error}"));
+        Ok(Self { lines, begun: vec![], changes: changes.ok() })
+    }
+
+    /// Those that were not read yet. Waits for none.
+    pub fn unread(&mut self) -> Vec<Incident> {
+        self.next().now_or_never().flatten().unwrap_or_default()
     }
 
     /// Those that were not read yet; waits for one. `None` if the file cannot be read any more.
@@ -131,7 +147,10 @@ impl Incidents {
             if !unread.is_empty() {
                 return Some(unread);
             }
-            self.changes.next().await?.ok()?;
+            match &mut self.changes {
+                Some(changes) => drop(changes.next().await?.ok()?),
+                None => sleep(LOOK_INTERVAL).await,
+            }
         }
     }
 
@@ -143,8 +162,26 @@ impl Incidents {
     }
 }
 
+/// All that an engine left, which nobody adds to any more.
+pub fn left_in(dir: &EngineDir) -> Vec<Incident> {
+    let is_there = dir.incidents().exists();
+    let incidents = is_there.then(|| Incidents::of(dir).ok()).flatten();
+    incidents.map(|mut incidents| incidents.unread()).unwrap_or_default()
+}
+
+fn changes_of(path: &Path) -> io::Result<EventStream<[u8; 1024]>> {
+    let inotify = Inotify::init()?;
+    inotify.watches().add(path, WatchMask::MODIFY)?;
+    inotify.into_event_stream([0; 1024])
+}
+
 fn open(dir: &EngineDir) -> io::Result<File> {
-    OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(dir.incidents())
+    let options = &mut OpenOptions::new();
+    let file = options.read(true).append(true).create(true).mode(0o600).open(dir.incidents())?;
+    let length = file.metadata()?.len().try_into().map_err(io::Error::other)?;
+    // Where there is no room for it any more, the reserve of before is what is left.
+    let _ = fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, length, RESERVE);
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -172,5 +209,27 @@ mod tests {
         };
         let (incident, ()) = tokio::join!(incidents.next(), writing);
         assert_eq!(incident, Some(vec![replaced(3)]));
+        assert_eq!(incidents.unread(), []);
+        append(&dir, &replaced(4)).unwrap();
+        assert_eq!(incidents.unread(), [replaced(4)]);
+        assert_eq!(left_in(&dir), [1, 2, 3, 4].map(replaced));
+        dir.remove().unwrap();
+        assert_eq!(left_in(&dir), []);
+        assert!(!dir.incidents().exists());
+    }
+
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn incidents_are_seen_without_inotify() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = EngineDir::at(temporary.path().join("engine"));
+        dir.make().unwrap();
+        let mut incidents = Incidents { changes: None, ..Incidents::of(&dir).unwrap() };
+        let replaced = Incident::Replaced { part: Part::Dockerd, at: 1, took: 1 };
+        let writing = async {
+            sleep(LOOK_INTERVAL * 3).await;
+            append(&dir, &replaced).unwrap();
+        };
+        let (told, ()) = tokio::join!(incidents.next(), writing);
+        assert_eq!(told, Some(vec![replaced]));
     }
 }

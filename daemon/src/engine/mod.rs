@@ -12,6 +12,7 @@ mod leaps;
 pub mod log;
 mod network_helper;
 pub mod processes;
+mod scraps;
 pub mod shim;
 pub mod shortage;
 pub mod sweep;

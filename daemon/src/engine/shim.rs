@@ -2,8 +2,8 @@
 //!
 //! It outlives rootlessd, as containerd's shims outlive containerd. It knows how RootlessKit ended,
 //! reads what RootlessKit writes, reaps and in the end removes whatever the engine leaves behind,
-//! and tells all that by files in the engine's directory. It decides nothing, but does what the plan
-//! says when the [network helper](network_helper) is lost.
+//! and tells all that by files in the engine's directory. It decides nothing, but replaces the [network
+//! helper](network_helper) when it is lost.
 
 use std::{
     io::{self, Read},
@@ -37,6 +37,7 @@ use crate::{
         children::{self, Children, Exit},
         clock, fd, files,
         oom::Oom,
+        process::Process,
     },
 };
 
@@ -103,6 +104,9 @@ impl Shim {
             .ok_or_else(|| io::Error::other("another engine has not ended yet"))?;
         let plan = dir.read_plan()?.ok_or_else(|| io::Error::other("there is no plan"))?;
         let listener = fd::take(LISTEN_FD)?;
+        if let Err(error) = dir.keep_reserve() {
+            tracing::debug!("nothing is kept in reserve for the engine's death: {error}");
+        }
         Ok(Self { dir, plan, children: Children::adopt_orphans()?, listener, _lock: lock })
     }
 
@@ -116,6 +120,7 @@ impl Shim {
             }
         };
         let Ok(mut terminate) = signal(SignalKind::terminate()) else { return 1 };
+        let process = Process::open(rootlesskit.as_raw().unsigned_abs()).map(|it| it.identity());
         tokio::task::spawn_local(leaps::tell(self.dir.clone()));
         let mut tail = Tail::default();
         let oom_kills = self.children.oom_kills();
@@ -156,13 +161,20 @@ impl Shim {
         for line in lines.drain() {
             take_line(&mut tail, line);
         }
+        let in_order = exit.code == Some(0);
+        // At once: nobody has to wait for the ends of all that goes with it.
+        if !in_order {
+            let mut death = death_of_rootlesskit(exit, tail.lines());
+            if let Some(text) = process.ok().and_then(|process| self.dir.take_why_ended(process)) {
+                death.text = text;
+            }
+            let _ = self.dir.write_death(&death);
+        }
         // Whatever is left has lost its namespaces' owner, and would only be in the way.
         if tokio::time::timeout(END_TIMEOUT, self.children.end_all()).await.is_err() {
             tracing::warn!(rootlessd_part = Part::Shim.as_str(), "a process does not end");
         }
-        if exit.code != Some(0) {
-            let _ = self.dir.write_death(&death_of_rootlesskit(exit, tail.lines()));
-        } else if let Err(error) = self.dir.remove_record() {
+        if in_order && let Err(error) = self.dir.remove_record() {
             tracing::warn!(rootlessd_part = Part::Shim.as_str(), "the record stays: {error}");
         }
         exit.shell_code()

@@ -2,6 +2,7 @@
 //! to ask for a new start: who fails for it is tried again at a slow pace, however often.
 
 use std::{
+    cell::RefCell,
     fs, io,
     path::{Path, PathBuf},
     time::Duration,
@@ -11,6 +12,10 @@ use nix::errno::Errno;
 use rootlessd_api::{Death, Part, Reason};
 use rustix::fs::statvfs;
 use serde::{Deserialize, Serialize};
+use tokio::{
+    task::{JoinHandle, spawn_blocking},
+    time::timeout,
+};
 
 use crate::{plan::DockerPlan, reasons::Code, sys::process};
 
@@ -186,26 +191,64 @@ impl Places {
 
     /// Which of them are full. What cannot be seen is not.
     pub fn full(&self) -> Vec<Reason> {
-        let runtime = full(
+        self.full_data_root().into_iter().chain(self.full_runtime()).collect()
+    }
+
+    /// Whether the file system of the engine's data is, which may be slow, or not answer at all.
+    pub fn full_data_root(&self) -> Option<Reason> {
+        full(
+            &self.data_root,
+            LEAST_BYTES,
+            Code::DataRootFull,
+            Code::DataRootInodes,
+            "make room on its file system; while the engine runs: docker system prune",
+        )
+    }
+
+    /// Whether that of `$XDG_RUNTIME_DIR` is, which is in memory.
+    pub fn full_runtime(&self) -> Option<Reason> {
+        full(
             &self.runtime,
             LEAST_RUNTIME_BYTES,
             Code::RuntimeDirFull,
             Code::RuntimeDirFull,
             "remove what fills it: du -xh --max-depth=2 \"$XDG_RUNTIME_DIR\"",
-        );
-        full_data_root(&self.data_root).into_iter().chain(runtime).collect()
+        )
     }
 }
 
-/// Whether the file system of the engine's data is full. One that cannot be seen is not.
-pub fn full_data_root(data_root: &Path) -> Option<Reason> {
-    full(
-        data_root,
-        LEAST_BYTES,
-        Code::DataRootFull,
-        Code::DataRootInodes,
-        "make room on its file system; while the engine runs: docker system prune",
-    )
+/// The file system of an engine's data, which may take its time to tell. While it does not answer, what
+/// it said last holds, and nothing else waits for it.
+#[derive(Debug)]
+pub struct DataRoot {
+    places: Places,
+    looking: RefCell<Option<JoinHandle<Option<Reason>>>>,
+    known: RefCell<Option<Reason>>,
+}
+
+impl DataRoot {
+    /// The one among these places.
+    pub const fn of(places: Places) -> Self {
+        Self { places, looking: RefCell::new(None), known: RefCell::new(None) }
+    }
+
+    /// Look whether it is full, for at most so long. The next look waits for the same answer.
+    pub async fn full(&self, within: Duration) -> Option<Reason> {
+        let mut looking = self.looking.take().unwrap_or_else(|| {
+            let places = self.places.clone();
+            spawn_blocking(move || places.full_data_root())
+        });
+        match timeout(within, &mut looking).await {
+            Ok(found) => drop(self.known.replace(found.unwrap_or_default())),
+            Err(_) => drop(self.looking.replace(Some(looking))),
+        }
+        self.known.borrow().clone()
+    }
+
+    /// Whether it has not answered yet.
+    pub fn is_looking(&self) -> bool {
+        self.looking.borrow().is_some()
+    }
 }
 
 fn full(path: &Path, least: u64, full: Code, no_inodes: Code, remedy: &str) -> Option<Reason> {
@@ -341,5 +384,24 @@ mod tests {
         assert_eq!(file_limit(none), None);
         assert_eq!(too_many_files(Part::Dockerd, std::process::id()), None);
         assert!(process::open_files(std::process::id()).unwrap() >= 3);
+    }
+
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn a_data_root_that_does_not_answer_is_as_it_was() {
+        let places = Places { data_root: "/proc".into(), runtime: "/proc".into() };
+        let patience = Duration::from_secs(2);
+        for known in [None, Some(Code::DataRootFull.reason("it is"))] {
+            let data_root = DataRoot::of(places.clone());
+            data_root.known.replace(known.clone());
+            data_root.looking.replace(Some(tokio::spawn(std::future::pending())));
+            for _ in 0..2 {
+                assert_eq!(data_root.full(patience).await, known);
+                assert!(data_root.is_looking());
+            }
+            let answer = Some(Code::DataRootInodes.reason(""));
+            data_root.looking.replace(Some(tokio::spawn(std::future::ready(answer.clone()))));
+            assert_eq!(data_root.full(patience).await, answer);
+            assert!(!data_root.is_looking());
+        }
     }
 }

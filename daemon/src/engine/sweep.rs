@@ -5,22 +5,18 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    ffi::OsStr,
     fmt,
     fs::{self, Permissions},
     io,
-    os::unix::{
-        ffi::OsStrExt,
-        fs::{MetadataExt, PermissionsExt},
-    },
-    path::{Path, PathBuf},
+    os::unix::fs::PermissionsExt,
+    path::Path,
     time::Duration,
 };
 
 use rootlessd_api::{Death, names};
 use tokio::time::{Instant, timeout_at};
 
-use super::dir::EngineDir;
+use super::{dir::EngineDir, scraps};
 use crate::{
     plan::{DockerPlan, Plan},
     sys::{
@@ -45,12 +41,20 @@ pub struct Remains {
 }
 
 /// End whatever is left of the engine, and remove its files: all that can be known of its end.
-/// `plan`: the engine's; otherwise as it was written down.
-pub async fn sweep(systemd: Option<&Systemd>, dir: &EngineDir, plan: Option<&Plan>) -> Remains {
+/// `plan`: the engine's; otherwise as it was written down. `runtime`: `$XDG_RUNTIME_DIR`.
+pub async fn sweep(
+    systemd: Option<&Systemd>,
+    dir: &EngineDir,
+    runtime: &Path,
+    plan: Option<&Plan>,
+) -> Remains {
     let death = dir.read_death().ok().flatten();
     let in_order = matches!(dir.read_record(), Ok(None));
     let written = if plan.is_some() { None } else { dir.read_plan().ok().flatten() };
-    let left = end(systemd, dir, plan.or(written.as_ref())).await;
+    let plan = plan.or(written.as_ref());
+    let temporary = plan.and_then(|plan| plan.environment.get("TMPDIR"));
+    let left = end(systemd, dir, plan).await;
+    scraps::remove([runtime, Path::new("/tmp")].into_iter().chain(temporary.map(Path::new)));
     Remains { death, in_order, left }
 }
 
@@ -71,7 +75,6 @@ async fn end(systemd: Option<&Systemd>, dir: &EngineDir, plan: Option<&Plan>) ->
         remove_runtime_files(&plan.docker);
         remove_state_dir(&plan.state_dir);
     }
-    remove_mount_points(Path::new("/tmp"), rootlesskit_lives);
     tell(dir.path().display(), dir.remove());
     left
 }
@@ -180,62 +183,9 @@ fn remove_state_dir(state_dir: &Path) {
     let _ = fs::remove_dir(state_dir);
 }
 
-/// What the mount points begin with that RootlessKit's child makes in `/tmp`, whatever `TMPDIR` says,
-/// and removes some milliseconds later: unless it is ended in between (`pkg/copyup/tmpfssymlink/`,
-/// `pkg/child/child.go`).
-const MOUNT_POINTS: [&str; 2] = ["rootlesskit-b", "rksys"];
-
-/// Remove such mount points that are left, unless somebody may need them: what is ours and empty.
-fn remove_mount_points(tmp: &Path, is_needed: impl FnOnce() -> bool) {
-    let me = nix::unistd::getuid().as_raw();
-    let is_ours =
-        |path: &PathBuf| fs::symlink_metadata(path).is_ok_and(|it| it.is_dir() && it.uid() == me);
-    let entries = fs::read_dir(tmp).into_iter().flatten().flatten();
-    let named = entries.filter(|entry| is_mount_point(&entry.file_name()));
-    let left: Vec<_> = named.map(|entry| entry.path()).filter(is_ours).collect();
-    if !left.is_empty() && !is_needed() {
-        for path in left {
-            // Something in it would not be RootlessKit's.
-            let _ = fs::remove_dir(path);
-        }
-    }
-}
-
-fn is_mount_point(name: &OsStr) -> bool {
-    MOUNT_POINTS.iter().any(|prefix| name.as_bytes().starts_with(prefix.as_bytes()))
-}
-
-/// Whether a RootlessKit of this user lives, which then is another program's. It may need its mount
-/// point, and the kernel would remove that from under the mount in its namespace.
-fn rootlesskit_lives() -> bool {
-    let me = nix::unistd::getuid().as_raw();
-    process::all().any(|pid| {
-        Stat::of(pid).is_some_and(|stat| stat.name == "rootlesskit" && stat.state != 'Z')
-            && fs::metadata(format!("/proc/{pid}")).is_ok_and(|it| it.uid() == me)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn mount_points_go_and_nothing_else() {
-        let temporary = tempfile::tempdir().unwrap();
-        let tmp = temporary.path();
-        for name in ["rootlesskit-b1", "rksys1", "rootlesskit-b2", "other", "rootlesskit123"] {
-            fs::create_dir(tmp.join(name)).unwrap();
-        }
-        fs::write(tmp.join("rootlesskit-b2/file"), "").unwrap();
-        fs::write(tmp.join("rksys-file"), "").unwrap();
-        remove_mount_points(tmp, || true);
-        assert!(tmp.join("rksys1").exists());
-        remove_mount_points(tmp, || false);
-        let mut left: Vec<_> =
-            fs::read_dir(tmp).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        left.sort();
-        assert_eq!(left, ["other", "rksys-file", "rootlesskit-b2", "rootlesskit123"]);
-    }
 
     #[tokio::test(flavor = "current_thread")]
     async fn the_engines_processes_are_ended_and_no_others() {

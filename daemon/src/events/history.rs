@@ -67,7 +67,10 @@ impl History {
 
     /// Write what waits. What cannot be written goes on waiting, and is told once.
     pub fn write(&self) {
-        let mut writer = locked(&self.writer);
+        self.write_as(&mut locked(&self.writer));
+    }
+
+    fn write_as(&self, writer: &mut Writer) {
         let batch: Vec<Event> = locked(&self.waiting).drain(..).collect();
         if batch.is_empty() {
             return;
@@ -91,10 +94,18 @@ impl History {
         }
     }
 
-    /// All there is, what waited included. A disk that is full hides the newest.
+    /// All there is, what waits for a disk that takes nothing included. Fails if nothing can be read.
     pub fn read(&self) -> io::Result<impl Iterator<Item = Event> + use<>> {
-        self.write();
-        history::read(&self.directory)
+        let mut writer = locked(&self.writer);
+        self.write_as(&mut writer);
+        // Nobody writes before the files are open, so that it is in one of the two, or in both.
+        let waiting = locked(&self.waiting).clone();
+        let recorded = match history::read(&self.directory) {
+            Ok(recorded) => Some(recorded),
+            Err(error) if waiting.is_empty() => return Err(error),
+            Err(_) => None,
+        };
+        Ok(history::in_order(recorded.into_iter().flatten().chain(waiting)))
     }
 }
 

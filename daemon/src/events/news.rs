@@ -8,7 +8,8 @@ use super::told::{Standing, Told};
 use crate::{reasons::Code, supervisor::machine};
 
 /// Reasons that only say what another kind of event says.
-const TOLD_OTHERWISE: [Code; 3] = [Code::PartBeingReplaced, Code::PartMissing, Code::DiedTooOften];
+const TOLD_OTHERWISE: [Code; 4] =
+    [Code::PartBeingReplaced, Code::PartMissing, Code::EngineDying, Code::DiedTooOften];
 
 /// What `status` has that was not told, in the order in which one thing leads to another. `why` is
 /// what brought the last change of the state about, and `now` the time in µs of CLOCK_REALTIME. The
@@ -87,7 +88,7 @@ fn incident(incident: &Incident, told: &Told, blank: &Event) -> Event {
         IncidentKind::Missing => (
             incident.text.clone(),
             told.loss(part).cloned(),
-            Some("the engine goes on without it; rootlessctl restart"),
+            Some("the engine goes on as it is; rootlessctl restart"),
         ),
         // Its sentence says what was done about it, too, if anything was.
         IncidentKind::Changed | IncidentKind::Unknown => {
@@ -113,6 +114,7 @@ fn raised(reason: &Reason, blank: &Event) -> Event {
         part: Some(reason.part),
         text: reason.text.clone(),
         code: Some(reason.code.clone()),
+        cause: Some(reason.text.clone()),
         action: reason.remedy.clone(),
         ..blank.clone()
     }
@@ -207,7 +209,7 @@ fn cause(status: &Status, why: Option<machine::Event>) -> Cause {
         (_, Some(E::Found)) => told("found", "an earlier rootlessd has started it"),
         (_, Some(E::ResetFailed)) => told("reset", "its deaths were forgotten"),
         // It went down to come up again.
-        (State::Starting, Some(E::Gone | E::Died | E::Refused)) => {
+        (State::Starting, Some(E::Gone | E::Died | E::Refused | E::Starved)) => {
             told("restart", "it was to come up again")
         }
         _ => (None, None, None),

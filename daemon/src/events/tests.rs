@@ -79,6 +79,7 @@ fn what_brought_a_state_about_is_its_cause() {
         (State::Starting,  Some(E::Found),       Some("found")),
         (State::Stopping,  Some(E::Idle),        Some("idle")),
         (State::Stopping,  Some(E::Stop),        Some("stop")),
+        (State::Starting,  Some(E::Starved),     Some("restart")),
         (State::Stopped,   Some(E::Gone),        None),
         (State::Stopped,   Some(E::ResetFailed), Some("reset")),
         (State::Running,   Some(E::Healthy),     None),
@@ -332,10 +333,13 @@ fn what_a_disk_does_not_take_is_written_when_it_does() {
         history.push(event(seq));
         history.write();
     }
+    // Whoever asks is told them all the same.
+    let seqs = |history: &History| Vec::from_iter(history.read().unwrap().map(|event| event.seq));
+    assert_eq!(seqs(&history), [1, 2, 3]);
     fs::remove_file(&place).unwrap();
     assert!(history.push(event(4)), "it is tried again");
     history.write();
-    assert_eq!(recorded(&place), [1, 2, 3, 4]);
+    assert_eq!((recorded(&place), seqs(&history)), (vec![1, 2, 3, 4], vec![1, 2, 3, 4]));
 
     // Another may have been killed in the middle of a line, or the power cut.
     let file = place.join(FILE);

@@ -251,7 +251,7 @@ impl State {
                 self.kit = Some(super::state::Kit::new(live_restore));
                 self.tell_init(init::Event::Begun);
             }
-            Step::EndYoung => self.end_kit(false),
+            Step::EndYoung => self.kit_ends(false),
             Step::EndHeld => self.end_shim(false),
             Step::EndShim => {
                 let in_order = self.shim.is_some_and(|it| it.at == At::Ending { in_order: true });
@@ -263,7 +263,7 @@ impl State {
             }
             Step::EndKit => {
                 let in_order = self.kit.as_ref().and_then(|kit| kit.ending).unwrap_or_default();
-                self.end_kit(in_order);
+                self.kit_ends(in_order);
             }
             Step::EndOrphan(index) => self.orphan_ends(index),
             Step::Unstick => self.unstick(),
@@ -279,7 +279,9 @@ impl State {
                 self.tell_init(init::Event::Ready(part));
             }
             Step::FindHung(part) => {
-                self.tell_init(init::Event::Hung(part, String::new()));
+                // Without containers it is as if it died.
+                let hung = init::Event::Hung { part, why: String::new(), containers: true };
+                self.tell_init(hung);
             }
             Step::End(part) => self.end_part(part),
             Step::TakeExit(part) => {

@@ -102,7 +102,7 @@ impl State {
     fn kill(&mut self) {
         match self.shim {
             Some(shim) if matches!(shim.at, At::Young { .. } | At::Up) => {
-                self.end_kit(false);
+                self.kit_ends(false);
                 self.followed_mut().into_iter().for_each(|it| it.killing = true);
             }
             Some(_) => self.end_shim(false),

@@ -90,6 +90,7 @@ impl State {
                 | Effect::TellReplaced(_)
                 | Effect::TellKilled(_)
                 | Effect::NoteHung(..)
+                | Effect::Configure
                 | Effect::TellLeft(..)
                 | Effect::Watch => {}
             }
@@ -157,6 +158,12 @@ impl State {
             shim.at = At::Ending { in_order };
         }
         self.answer_waiting(Replacing::Asking);
+    }
+
+    /// The same, which engine-shim sees: it writes down what was a death.
+    pub fn kit_ends(&mut self, in_order: bool) {
+        self.death |= !in_order && self.shim.is_some_and(|shim| !shim.hung);
+        self.end_kit(in_order);
     }
 
     /// engine-shim has ended, and RootlessKit with it.

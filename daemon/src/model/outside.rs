@@ -87,7 +87,7 @@ impl State {
                     kit.no_start = true;
                 }
             }
-            Fault::KitDies => self.end_kit(false),
+            Fault::KitDies => self.kit_ends(false),
             Fault::KitHangs => {
                 if let Some(kit) = &mut self.kit {
                     kit.hung = true;

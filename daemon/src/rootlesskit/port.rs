@@ -36,6 +36,23 @@ pub struct Spec {
 }
 
 impl Spec {
+    /// Whether RootlessKit publishes only one of the two: they have the same place on the machine
+    /// (`pkg/port/portutil`).
+    pub fn is_rival(&self, other: &Self) -> bool {
+        // `tcp` stands for both of `tcp4` and `tcp6`.
+        let (here, there) = (self.proto.as_str(), other.proto.as_str());
+        let is_proto = here.starts_with(there) || there.starts_with(here);
+        is_proto && (&self.parent_ip, self.parent_port) == (&other.parent_ip, other.parent_port)
+    }
+
+    /// Whether the two are one port, as far as they say where it leads to.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let (here, there) = (&self.child_ip, &other.child_ip);
+        self.is_rival(other)
+            && self.child_port == other.child_port
+            && (here == there || here.is_empty() || there.is_empty())
+    }
+
     /// The port on the machine, if its protocol is one that can be granted.
     pub fn port(&self) -> Option<Port> {
         Port::new(self.proto.trim_end_matches(['4', '6']), self.parent_port).ok()

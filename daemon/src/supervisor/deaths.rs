@@ -7,10 +7,7 @@ use super::{
     machine::{self, Life},
     status::Knowledge,
 };
-use crate::{
-    engine::{driver::Facts, shim},
-    reasons::Code,
-};
+use crate::{engine::shim, reasons::Code};
 
 /// How many deaths are told.
 const TOLD_DEATHS: usize = 20;
@@ -29,12 +26,13 @@ impl Supervisor {
             // What is short is one cause, however often a start dies of it.
             _ if event == machine::Event::Starved && self.is_short_of(&shortages) => {}
             (_, Some(mut death)) => {
-                death.text += &casualties(self.engine.facts.as_ref());
+                death.text += &self.casualties();
                 self.bury(death);
             }
         }
         self.memory.shortages = shortages;
         self.memory.incidents_taken = 0;
+        self.memory.containers = 0;
         self.engine = Knowledge::default();
         self.ports.refused.clear();
         self.step(event);
@@ -47,6 +45,15 @@ impl Supervisor {
         !shortages.is_empty() && shortages.iter().all(waits_for)
     }
 
+    /// What else is lost with the engine.
+    pub(super) fn casualties(&self) -> String {
+        match self.memory.containers {
+            0 => String::new(),
+            1 => "; the container that ran ended with it".to_owned(),
+            count => format!("; the {count} containers that ran ended with it"),
+        }
+    }
+
     /// Remember a death.
     pub(super) fn bury(&mut self, death: Death) {
         // Only the newest keeps its lines: the older ones are in the log.
@@ -54,15 +61,6 @@ impl Supervisor {
         self.memory.deaths.push(death);
         let excess = self.memory.deaths.len().saturating_sub(TOLD_DEATHS);
         self.memory.deaths.drain(..excess);
-    }
-}
-
-/// What else is lost with an engine of which this was known.
-fn casualties(facts: Option<&Facts>) -> String {
-    match facts.map_or(0, |facts| facts.info.containers_running) {
-        0 => String::new(),
-        1 => "; the container that ran ended with it".to_owned(),
-        count => format!("; the {count} containers that ran ended with it"),
     }
 }
 

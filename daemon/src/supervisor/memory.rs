@@ -33,6 +33,9 @@ pub struct Memory {
     /// clock can be set back.
     #[serde(default)]
     pub incidents_taken: usize,
+    /// How many containers ran in this engine when dockerd was asked last, to be told if they end with it.
+    #[serde(default)]
+    pub containers: u32,
     /// Why it failed, if not by dying.
     #[serde(default)]
     pub refusals: Vec<Reason>,
@@ -128,6 +131,16 @@ impl Memory {
     }
 }
 
+/// What is in the file.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept<M> {
+    /// During which boot it was written.
+    #[serde(default)]
+    boot: Option<String>,
+    #[serde(flatten)]
+    memory: M,
+}
+
 /// Where it is kept.
 #[derive(Clone, Debug)]
 pub struct Store(PathBuf);
@@ -141,15 +154,19 @@ impl Store {
     /// What the last supervisor remembered. What cannot be read is told and forgotten: the engine
     /// itself is found without it.
     pub fn load(&self) -> Option<Memory> {
-        files::read_json(&self.0).unwrap_or_else(|error| {
+        let kept: Option<Kept<Memory>> = files::read_json(&self.0).unwrap_or_else(|error| {
             tracing::warn!("{} cannot be read: {error}", self.0.display());
             None
-        })
+        });
+        // Without systemd it may be in a directory that survives a boot, which the engine does not, nor
+        // what its times mean. An earlier release did not say.
+        let is_of_this = |kept: &Kept<Memory>| kept.boot.is_none() || kept.boot == clock::boot_id();
+        kept.filter(is_of_this).map(|kept| kept.memory)
     }
 
     /// Remember.
     pub fn save(&self, memory: &Memory) -> io::Result<()> {
-        files::replace_json(&self.0, memory)
+        files::replace_json(&self.0, &Kept { boot: clock::boot_id(), memory })
     }
 
     /// Forget: the next supervisor starts from nothing.

@@ -16,7 +16,7 @@ mod status;
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::OptionFuture;
-use rootlessd_api::{Death, Error, ErrorKind, JobResult, Process, Reason, Status};
+use rootlessd_api::{Error, ErrorKind, JobResult, Process, Reason, Status};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
@@ -33,7 +33,10 @@ use self::{
 };
 use crate::{
     config::{Loaded, Reader},
-    engine::{driver, processes::Processes},
+    engine::{
+        driver::{self, Unseen},
+        processes::Processes,
+    },
     events::Recorder,
     helper::Helper,
     sys::clock::{self, Alarm},
@@ -55,8 +58,8 @@ pub enum Shutdown {
 pub enum Inheritance {
     /// One that an earlier supervisor left running. The driver will tell how it is and how it ends.
     Engine,
-    /// None; how the last one died, if it did so unseen and wrote that down. The driver says nothing.
-    Nothing(Option<Death>),
+    /// None. The driver says nothing.
+    Nothing(Unseen),
 }
 
 /// What joins the supervisor to everything else.
@@ -192,20 +195,20 @@ impl Supervisor {
     fn resume(&mut self, inherited: Inheritance) {
         let status = self.status();
         self.links.recorder.begin(&status, matches!(inherited, Inheritance::Engine));
-        let (found, death) = match inherited {
-            Inheritance::Engine => (Found::Engine, None),
-            Inheritance::Nothing(None) => (Found::Nothing, None),
-            Inheritance::Nothing(death) => (Found::Death, death),
+        let (found, Unseen { death, incidents }) = match inherited {
+            Inheritance::Engine => (Found::Engine, Unseen::default()),
+            Inheritance::Nothing(unseen) if unseen.death.is_none() => (Found::Nothing, unseen),
+            Inheritance::Nothing(unseen) => (Found::Death, unseen),
         };
-        if found != Found::Engine {
-            self.memory.incidents_taken = 0;
-        }
+        self.remember_unseen(&incidents);
         match self.memory.machine.resume(found, &self.policy()) {
             Resumption::Rest => {}
             Resumption::Do(effect) => self.perform(&[effect]),
             Resumption::Take(event) => {
                 if event == machine::Event::Died {
-                    self.bury(death.unwrap_or_else(deaths::unseen_death));
+                    let mut death = death.unwrap_or_else(deaths::unseen_death);
+                    death.text += &self.casualties();
+                    self.bury(death);
                 }
                 self.step(event);
             }
@@ -213,6 +216,10 @@ impl Supervisor {
                 let left = self.memory.next_attempt.map_or(Duration::ZERO, Moment::left);
                 self.delay = Some(Alarm::after(left));
             }
+        }
+        if found != Found::Engine {
+            self.memory.incidents_taken = 0;
+            self.memory.containers = 0;
         }
         self.publish();
     }
@@ -236,7 +243,13 @@ impl Supervisor {
                 self.publish();
             }
             E::Healthy(facts) => {
+                self.memory.containers = facts.info.containers_running;
                 self.engine.facts = Some(facts);
+                if self.engine.is_dying() {
+                    // It was well when it was asked.
+                    self.publish();
+                    return;
+                }
                 self.engine.unwell = None;
                 self.step(match self.engine.lost.is_empty() {
                     true => machine::Event::Healthy,
@@ -244,9 +257,18 @@ impl Supervisor {
                 });
                 self.settle_replacement();
             }
+            // Why it is dying is told, and what a probe says now comes of that.
+            E::Unhealthy(_) if self.engine.is_dying() => {}
             E::Unhealthy(reason) => {
                 self.engine.unwell = Some(reason);
                 self.step(machine::Event::Unhealthy);
+            }
+            // Of one that comes up or goes down, its end says all.
+            E::Dying(reason) => {
+                if matches!(self.memory.machine.life(), Life::Running | Life::Degraded) {
+                    self.engine.unwell = Some(reason);
+                    self.step(machine::Event::Unhealthy);
+                }
             }
             E::Idle => self.step(machine::Event::Idle),
             E::OutOfReach => {
@@ -356,9 +378,10 @@ impl Supervisor {
         // What was decided is remembered before it is told: a supervisor that dies in between
         // leaves a decision, not a riddle.
         if self.memory != self.saved {
-            self.saved = self.memory.clone();
-            if let Err(error) = self.links.store.save(&self.memory) {
-                tracing::warn!("the state cannot be remembered: {error}");
+            match self.links.store.save(&self.memory) {
+                Ok(()) => self.saved = self.memory.clone(),
+                // It is tried again with the next change of the status.
+                Err(error) => tracing::warn!("the state cannot be remembered: {error}"),
             }
         }
         let (old, status) = (self.links.mailbox.status.borrow().clone(), Arc::new(status));

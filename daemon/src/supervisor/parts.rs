@@ -33,6 +33,17 @@ impl Supervisor {
         }
     }
 
+    /// Remember what happened to parts of an engine that ended while there was no supervisor, before its
+    /// end is told.
+    pub(super) fn remember_unseen(&mut self, incidents: &[Incident]) {
+        for incidents in
+            incidents.get(self.memory.incidents_taken..).unwrap_or_default().chunks(TOLD)
+        {
+            incidents.iter().for_each(|incident| self.memory.remember(incident.tell()));
+            self.publish();
+        }
+    }
+
     /// Have parts replaced, for the job at work.
     pub(super) fn replace(&mut self, only_new: bool) {
         self.engine.replaced = false;

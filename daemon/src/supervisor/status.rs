@@ -45,6 +45,13 @@ pub(super) struct Knowledge {
     pub replaced: bool,
 }
 
+impl Knowledge {
+    /// Whether it comes to its end, and should not.
+    pub fn is_dying(&self) -> bool {
+        self.unwell.as_ref().is_some_and(|reason| Code::EngineDying.is(reason))
+    }
+}
+
 /// The status that follows from what is known.
 pub(super) fn status(
     constants: &Constants,

@@ -21,7 +21,7 @@ use tokio::{signal::unix::SignalKind, time::sleep};
 
 use super::{
     oom::{Oom, OomKills},
-    process::{self, Stat},
+    process::{self, Process},
 };
 
 /// How often to look whether a child stands still.
@@ -135,16 +135,19 @@ impl Children {
         Rc::clone(&self.oom_kills)
     }
 
-    /// End every child and every orphan that comes of it, and reap them all.
+    /// End every child and all that comes of it, and reap what becomes ours. All at once: one generation after
+    /// another takes as many times what the kernel needs for an end.
     pub async fn end_all(&mut self) {
         loop {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Err(Errno::ECHILD) => return,
                 Ok(WaitStatus::StillAlive) => {
-                    let own = getpid().as_raw().unsigned_abs();
-                    process::all()
-                        .filter(|&pid| Stat::of(pid).is_some_and(|stat| stat.parent == own))
-                        .for_each(process::kill);
+                    for identity in process::descendants(getpid().as_raw().unsigned_abs()) {
+                        if let Some(process) = Process::find(identity) {
+                            // Those of another user in a container end with its first process.
+                            let _ = process.signal(Signal::SIGKILL);
+                        }
+                    }
                     self.died.recv().await;
                 }
                 _ => {}
@@ -183,6 +186,7 @@ fn reap() -> Option<Exit> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::process::Stat;
 
     #[test]
     fn how_a_zombie_ended() {

@@ -1,7 +1,7 @@
 //! The two clocks: one for people, one for counting; and how to wait for a moment.
 
 use std::{
-    io,
+    fs, io,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -32,6 +32,12 @@ pub fn now_boottime() -> Duration {
         u64::try_from(now.tv_sec).unwrap_or_default(),
         u32::try_from(now.tv_nsec).unwrap_or_default(),
     )
+}
+
+/// Which boot this is (`/proc/sys/kernel/random/boot_id` of proc(5)).
+pub fn boot_id() -> Option<String> {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(id.trim().to_owned())
 }
 
 /// Wait until a moment, if there is one to wait for.

@@ -36,11 +36,11 @@ impl Clocks {
             let now = clock_gettime(id);
             i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec / 1000)
         };
-        Self {
-            realtime: read(ClockId::Realtime),
-            boottime: read(ClockId::Boottime),
-            monotonic: read(ClockId::Monotonic),
-        }
+        // In this order one that is behind another stays so, however long that takes.
+        let monotonic = read(ClockId::Monotonic);
+        let boottime = read(ClockId::Boottime);
+        let realtime = read(ClockId::Realtime);
+        Self { realtime, boottime, monotonic }
     }
 
     /// What happened since another moment.

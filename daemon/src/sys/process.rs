@@ -1,6 +1,7 @@
 //! Processes, told apart for good: by pid and start time, and held by pidfd.
 
 use std::{
+    collections::HashMap,
     fs, io,
     os::fd::{AsFd, OwnedFd},
     time::Duration,
@@ -73,6 +74,23 @@ pub fn all() -> impl Iterator<Item = u32> {
         .into_iter()
         .flatten()
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+}
+
+/// All processes that come of one, as far as those between them live.
+pub fn descendants(ancestor: u32) -> Vec<Identity> {
+    let mut children = HashMap::<u32, Vec<Identity>>::new();
+    for pid in all() {
+        if let Some(Stat { parent, start_time, .. }) = Stat::of(pid) {
+            children.entry(parent).or_default().push(Identity { pid, start_time });
+        }
+    }
+    let mut found = children.remove(&ancestor).unwrap_or_default();
+    let mut next = 0;
+    while let Some(Identity { pid, .. }) = found.get(next) {
+        found.extend(children.remove(pid).unwrap_or_default());
+        next += 1;
+    }
+    found
 }
 
 /// A process that is there, or was: a signal sent through this reaches it or nobody.
@@ -159,6 +177,24 @@ mod tests {
         for bad in ["", "12 (x", "12 (x) S", "12 (x) S y"] {
             assert_eq!(Stat::parse(bad), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn who_comes_of_whom() {
+        let mut script = std::process::Command::new("sh");
+        script.args(["-c", "sh -c 'sleep 60; true' & wait"]);
+        let mut child = script.spawn().unwrap();
+        let below = |pid| descendants(pid).into_iter().map(|it| it.pid).collect::<Vec<_>>();
+        // The first, its child, and the child of that.
+        while below(child.id()).len() < 2 {
+            std::thread::yield_now();
+        }
+        let all = below(child.id());
+        assert_eq!(below(all[0]), all[1..]);
+        assert_eq!(below(all[1]), [0; 0]);
+        assert!(below(std::process::id()).contains(&child.id()));
+        all.into_iter().for_each(kill);
+        child.wait().unwrap();
     }
 
     #[tokio::test(flavor = "current_thread")]

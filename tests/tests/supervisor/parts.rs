@@ -1,9 +1,16 @@
 //! Parts that die under a running engine, and parts that somebody wants replaced.
 
 use super::{finished, outcome, request, run_timeless, running, settled};
-use rootlessd::engine::{driver::Event, incidents::Incident};
+use rootlessd::{
+    engine::{
+        driver::{Event, Unseen},
+        incidents::Incident,
+    },
+    reasons::Code,
+    supervisor::{Shutdown, memory::Store},
+};
 use rootlessd_api::{Error, ErrorKind, IncidentKind, JobKind, JobOptions, JobResult, Part, State};
-use rootlessd_tests::engine::{Engine, death, facts, is, reaches};
+use rootlessd_tests::engine::{Engine, Setup, death, died, facts, is, reaches};
 
 const KEEP: JobOptions = JobOptions { timeout: None, keep_containers: Some(true) };
 
@@ -82,6 +89,20 @@ fn who_takes_over_tells_of_each_incident_once_and_of_none_that_is_mended_as_if_i
     });
 }
 
+/// A probe that was under way tells of a moment before, or of what comes of it.
+#[test]
+fn why_an_engine_dies_is_said_until_it_is_gone() {
+    run_timeless(async {
+        let (handle, engine) = running().start();
+        let dying = Code::EngineDying.reason("dockerd was killed");
+        engine.tell(Event::Dying(dying.clone())).await;
+        let gone = Code::DockerdNotAnswering.reason("dockerd does not answer: it is gone");
+        engine.tell(Event::Unhealthy(gone)).await;
+        let status = settled(&handle, &engine).await;
+        assert_eq!((status.state, status.reasons), (State::Degraded, vec![dying]));
+    });
+}
+
 #[test]
 fn what_an_engine_lost_with_itself_is_said() {
     run_timeless(async {
@@ -92,9 +113,50 @@ fn what_an_engine_lost_with_itself_is_said() {
         ] {
             let (handle, engine) = running().start();
             engine.tell_healthy(containers).await;
+            let dying = Code::EngineDying.reason("dockerd was killed");
+            engine.tell(Event::Dying(dying.clone())).await;
+            assert_eq!(is(&handle, State::Degraded).await.reasons, [dying]);
             engine.tell_died().await;
             assert_eq!(is(&handle, State::Backoff).await.deaths[0].text, text);
         }
+    });
+}
+
+#[test]
+fn what_an_engine_lost_with_itself_is_said_by_the_next_supervisor_too() {
+    run_timeless(async {
+        let directory = tempfile::tempdir().unwrap();
+        let (handle, engine) = running().start_in(directory.path());
+        engine.tell_healthy(2).await;
+        reaches(&handle, |status| status.containers_running == Some(2)).await;
+        engine.shut_down(Shutdown::LeaveEngine).await;
+        assert_eq!(engine.ended().await, Shutdown::LeaveEngine);
+
+        let remembered = || Store::below(directory.path()).load().unwrap();
+        let lost = Incident::Lost(rootlessd_api::Death { at: 7, ..death(Part::Network) });
+        let unseen = Unseen { incidents: vec![lost.clone()], ..died(Part::Init) };
+        let setup = Setup { memory: remembered(), found: false, unseen, ..Setup::default() };
+        let (handle, _engine) = setup.start_in(directory.path());
+        let status = is(&handle, State::Backoff).await;
+        let text = "dockerd was killed.; the 2 containers that ran ended with it";
+        assert_eq!(status.deaths[0].text, text);
+        // Nor did anybody see what had happened to its parts.
+        assert_eq!(status.incidents, [lost.tell()]);
+        // They are gone, and are not said again.
+        assert_eq!(remembered().containers, 0);
+    });
+}
+
+#[test]
+fn an_engine_that_dies_on_its_way_up_is_not_up() {
+    run_timeless(async {
+        let (handle, mut engine) = Engine::stopped();
+        let job = request(&handle, JobKind::Start).await;
+        engine.take_start().await;
+        engine.tell(Event::Dying(Code::EngineDying.reason("dockerd was killed"))).await;
+        engine.tell_died().await;
+        assert_eq!(is(&handle, State::Backoff).await.deaths.len(), 1);
+        assert_eq!(outcome(&handle, job.id).await.0, JobResult::Failed);
     });
 }
 

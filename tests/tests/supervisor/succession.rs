@@ -6,7 +6,7 @@ use rootlessd::{
     supervisor::memory::Memory, supervisor::memory::Moment, supervisor::memory::Store,
 };
 use rootlessd_api::{ErrorKind, JobKind, JobOptions, JobResult, Part, Phase, State, names};
-use rootlessd_tests::engine::{Setup, death, is, memory, obstacle};
+use rootlessd_tests::engine::{Setup, death, died, is, memory, obstacle};
 use serde_json::json;
 use tokio::task::spawn_local;
 
@@ -95,7 +95,7 @@ fn an_engine_that_was_found_tells_how_it_is() {
             (stopping("rest"), vec![]),
             (json!("stopped"), vec![]),
         ] {
-            let (memory, unseen) = (memory(life), Some(death(Part::Init)));
+            let (memory, unseen) = (memory(life), died(Part::Init));
             let setup = Setup { memory, found: false, unseen, ..setup.clone() };
             let (handle, mut engine) = setup.start();
             let state = if deaths.is_empty() { State::Stopped } else { State::Failed };

@@ -4,6 +4,7 @@ mod doing;
 
 use std::{collections::BTreeSet, future::pending, path::PathBuf, rc::Rc, time::Duration};
 
+use futures_util::{FutureExt, future::LocalBoxFuture};
 use rootlessd_api::{Error, Port};
 use tokio::{
     process::Child,
@@ -47,6 +48,8 @@ pub(super) struct Engine {
 enum Happening {
     /// Its first process, and so all of it, is gone.
     Gone,
+    /// It was written down how it dies.
+    Dying,
     /// RootlessKit has made its namespaces.
     InNamespaces,
     /// engine-init says how it is.
@@ -77,6 +80,8 @@ pub(super) struct Followed<'a> {
     asked: BTreeSet<Port>,
     /// The version of the protocol that engine-init speaks, once it was heard.
     protocol: Option<u32>,
+    /// It ends when it is written down how the engine dies.
+    dies: LocalBoxFuture<'static, ()>,
     /// Where RootlessKit writes the pid of its child, which has the namespaces.
     child_pid: PathBuf,
     /// Decides.
@@ -115,6 +120,7 @@ impl<'a> Followed<'a> {
             ports: InitClient::of(world.dir()).follow_ports(),
             asked: BTreeSet::new(),
             protocol: None,
+            dies: world.dir().dies().boxed_local(),
             child_pid: engine.plan.state_dir.join("child_pid"),
             oom_kills: OomKills::around(shim),
             incidents: Incidents::of(&world.dir())
@@ -146,6 +152,10 @@ impl<'a> Followed<'a> {
         loop {
             match self.next(commands).await {
                 Happening::Gone => break,
+                Happening::Dying => {
+                    self.dies = pending().boxed_local();
+                    self.world.tell_dying().await;
+                }
                 Happening::InNamespaces => {
                     self.take(course::Event::InNamespaces).await;
                     self.find_main_pid().await;
@@ -172,6 +182,11 @@ impl<'a> Followed<'a> {
         }
         self.asking.abort_all();
         self.replacing.abort_all();
+        // What led to the end is told before it.
+        let unread = self.incidents.as_mut().map(Incidents::unread).unwrap_or_default();
+        if !unread.is_empty() {
+            self.world.tell(Event::Incidents(unread)).await;
+        }
         let status = match &mut self.engine.child {
             Some(child) => child.wait().await.ok(),
             None => None,
@@ -197,6 +212,8 @@ impl<'a> Followed<'a> {
             command = commands.recv() => command.map_or(Happening::Left, Happening::Asked),
             () = self.probe.hearing.lost() => Happening::Deaf,
             () = clock::until(self.deadline) => Happening::OutOfTime,
+            // After what happened to its parts before.
+            () = &mut self.dies => Happening::Dying,
             never = self.oom_kills.keep_up() => match never {},
         }
     }

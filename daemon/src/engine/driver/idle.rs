@@ -5,7 +5,7 @@
 //! connects later waits in the queue, and is the first client of the next engine. (A SIGTERM, with
 //! which dockerd 20.10 goes on to accept for a moment, was seen to cut off one in a thousand.)
 
-use std::{collections::BTreeSet, future::pending, io, time::Duration};
+use std::{future::pending, time::Duration};
 
 use rootlessd_api::client::ClientError;
 use tokio::{
@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::World;
+use super::{World, clients};
 use crate::{
     config::Loaded,
     engine::{
@@ -24,13 +24,10 @@ use crate::{
     },
     plan::DockerPlan,
     sockets,
-    sys::sock_diag::{self, UnixSockets},
 };
 
 /// How often it is looked at most.
 const INTERVAL: Duration = Duration::from_secs(60);
-/// What the kernel keeps of a program's name (`comm` of proc(5)).
-const COMM: usize = 15;
 
 /// How far it is found out that nobody needs the engine.
 pub(super) enum Verdict {
@@ -133,55 +130,12 @@ impl Watcher {
             let Some(dockerd) = processes::dockerd_at_rest(shim) else {
                 return Some("it pulls, builds or runs something".to_owned());
             };
-            match count_clients(listener, dockerd, &ignored) {
+            match clients::count(listener, dockerd, &ignored) {
                 Ok(0) => None,
                 Ok(count) => Some(format!("{count} clients are connected")),
                 Err(error) => Some(format!("its clients cannot be counted: {error}")),
             }
         };
         spawn_blocking(look).await.unwrap_or_else(|error| Some(error.to_string()))
-    }
-}
-
-/// How many clients of dockerd's socket count: not this process, and not the ignored programs. Those
-/// in other network namespaces, as sandboxes have them, are dockerd's open sockets that are of none
-/// of the two that it serves and lives in.
-fn count_clients(listener: u64, dockerd: u32, ignored: &[String]) -> io::Result<usize> {
-    let sockets = UnixSockets::now()?;
-    let (clients, own) = (sockets.clients(listener)?, sock_diag::own()?);
-    let mut clients: BTreeSet<u32> = clients.difference(&own).copied().collect();
-    if !ignored.is_empty() && !clients.is_empty() {
-        let holders = sock_diag::holders(&clients);
-        let is_ignored = |names: &Vec<String>| names.iter().all(|name| is_among(name, ignored));
-        clients.retain(|client| !holders.get(client).is_some_and(is_ignored));
-    }
-    Ok(clients.len() + sockets.count_foreign(dockerd)?)
-}
-
-/// Whether a program is named, by its whole name or by what the kernel keeps of it.
-fn is_among(name: &str, programs: &[String]) -> bool {
-    programs
-        .iter()
-        .any(|program| program == name || program.as_bytes().get(..COMM) == Some(name.as_bytes()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn programs_by_what_the_kernel_keeps_of_their_names() {
-        let programs = ["lazydocker".to_owned(), "docker-desktop-extension".to_owned()];
-        for (name, expected) in [
-            ("lazydocker", true),
-            ("lazydocke", false),
-            ("lazydocker2", false),
-            ("docker-desktop-", true),
-            ("docker-desktop", false),
-            ("docker", false),
-            ("", false),
-        ] {
-            assert_eq!(is_among(name, &programs), expected, "{name}");
-        }
     }
 }

@@ -4,6 +4,7 @@
 //! What the driver promises: every [`Command::Start`], and every engine that was found, comes to
 //! exactly one end, which is [`Event::Gone`], [`Event::Died`] or [`Event::Refused`].
 
+mod clients;
 pub(crate) mod course;
 mod follow;
 mod hearing;
@@ -32,7 +33,7 @@ use self::{
 use super::{
     dir::{EngineDir, Record},
     docker,
-    incidents::Incident,
+    incidents::{self, Incident},
     init::client::InitClient,
     shortage::Shortage,
     sweep,
@@ -101,6 +102,8 @@ pub enum Event {
     Healthy(Facts),
     /// dockerd does not answer.
     Unhealthy(Reason),
+    /// It comes to its end, and should not: it is told so when all of it is gone.
+    Dying(Reason),
     /// What happened to its parts, in the order in which it did.
     Incidents(Vec<Incident>),
     /// What a replacement came to: the parts that were replaced.
@@ -182,14 +185,15 @@ impl Found {
         Some(Self { shim, plan: dir.read_plan().ok()?? })
     }
 
-    /// Remove what is left of an engine that is not found any more: how it died, if it wrote that
-    /// down.
-    pub async fn bury_unseen(dirs: &Dirs, systemd: Option<&Systemd>) -> Option<Death> {
+    /// Remove what is left of an engine that is not found any more: what it wrote down of its end.
+    pub async fn bury_unseen(dirs: &Dirs, systemd: Option<&Systemd>) -> Unseen {
         let dir = EngineDir::below(&dirs.runtime);
         if !dir.path().exists() {
-            return None;
+            return Unseen::default();
         }
-        sweep::sweep(systemd, &dir, None).await.death
+        let incidents = incidents::left_in(&dir);
+        let death = sweep::sweep(systemd, &dir, &dirs.runtime, None).await.death;
+        Unseen { death, incidents }
     }
 
     /// The engine with the listening socket that its clients know. Waits while it is too young to
@@ -206,6 +210,15 @@ impl Found {
             }
         }
     }
+}
+
+/// What an engine wrote down that ended while there was no supervisor.
+#[derive(Clone, Debug, Default)]
+pub struct Unseen {
+    /// How it died, if it did.
+    pub death: Option<Death>,
+    /// What had happened to its parts, from its start.
+    pub incidents: Vec<Incident>,
 }
 
 impl Driver {

@@ -5,7 +5,7 @@ use std::{
     cell::{Cell, RefCell},
     future::pending,
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     rc::Rc,
     time::Duration,
 };
@@ -51,6 +51,8 @@ pub(super) struct Probe {
     engine_init: InitClient,
     /// containerd's version; dockerd is asked for it after each change.
     containerd: RefCell<Option<String>>,
+    /// Whether containers ran when dockerd was asked last.
+    has_containers: Cell<bool>,
     /// Whether dockerd has yet to show that it reaches containerd.
     doubtful: Cell<bool>,
     now: Notify,
@@ -78,6 +80,7 @@ impl Probe {
             init: watch::Sender::default(),
             engine_init: InitClient::of(dir),
             containerd: RefCell::new(plan.versions.containerd.clone()),
+            has_containers: Cell::new(false),
             doubtful: Cell::new(false),
             now: Notify::new(),
             occasion: Notify::new(),
@@ -87,6 +90,11 @@ impl Probe {
             hearing: Hearing::default(),
             events,
         }
+    }
+
+    /// Docker's socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// Learn which processes there are, and of which files.
@@ -119,6 +127,11 @@ impl Probe {
     /// that it is short of something.
     pub async fn occasion(&self) {
         self.occasion.notified().await;
+    }
+
+    /// Whether containers ran when dockerd was asked last.
+    pub const fn has_containers(&self) -> bool {
+        self.has_containers.get()
     }
 
     /// Wait until it is asked at once and is well.
@@ -202,7 +215,7 @@ impl Probe {
 
     /// Have it looked at whether it hangs, and replaced if so. Where that cannot be, it stays as it is,
     /// and the reason why the engine is degraded.
-    async fn doubt(&self) {
+    pub async fn doubt(&self) {
         if let Err(error) = self.engine_init.doubt().await {
             tracing::debug!("it is not looked at whether dockerd hangs: {error}");
         }
@@ -223,6 +236,7 @@ impl Probe {
             }
             Err(error) => return failed(format!("dockerd does not answer: {error}"), AGAIN),
         };
+        self.has_containers.set(info.containers_running > 0);
         if self.doubtful.get() {
             match docker::containerd_version(&self.socket).await {
                 Ok(Some(version)) => drop(self.containerd.replace(Some(version))),

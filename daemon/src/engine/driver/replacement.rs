@@ -3,7 +3,7 @@
 use rootlessd_api::{Error, ErrorKind, Part};
 
 use super::{hearing::until_deaf, probe::Probe};
-use crate::engine::init::client::InitClient;
+use crate::engine::{docker, init::client::InitClient};
 
 /// The first version of the protocol whose engine-init replaces parts.
 const REPLACES: u32 = 3;
@@ -31,6 +31,11 @@ pub(super) async fn replace(
             dockerd => dockerd,
         },
     };
+    // What is written is not always what it goes by: it refuses a file with a mistake. One that does not
+    // answer is killed, which ends no container.
+    if docker::info(probe.socket()).await.is_ok_and(|info| !info.live_restore_enabled) {
+        return Err(keeps_nothing());
+    }
     probe.keep_silent(true);
     // It may take as long as a start; but not for ever.
     let replaced = tokio::select! {
@@ -45,6 +50,13 @@ pub(super) async fn replace(
 
 fn too_old() -> Error {
     let text = "the engine was started by an older rootlessd, whose engine-init replaces nothing";
+    Error::new(ErrorKind::Unsupported, text).with_remedy("rootlessctl restart")
+}
+
+/// As engine-init has it, where the file says it.
+fn keeps_nothing() -> Error {
+    let text = "the containers would end with this dockerd: in what it goes by, live-restore is off, \
+                whatever is configured by now";
     Error::new(ErrorKind::Unsupported, text).with_remedy("rootlessctl restart")
 }
 

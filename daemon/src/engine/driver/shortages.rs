@@ -1,5 +1,5 @@
 //! What the machine is short of while an engine runs. It is looked when dockerd or containerd complain,
-//! when engine-init finds the data's file system full, when dockerd was asked how it is, and more often
+//! when engine-init finds that there is no room any more, when dockerd was asked how it is, and more often
 //! for as long as something is missing. What cannot be seen, or is gone when it is looked, holds for a
 //! while if it was complained of.
 
@@ -10,24 +10,22 @@ use std::{
     time::Duration,
 };
 
-use rootlessd_api::{Part, Reason};
+use rootlessd_api::Reason;
 use tokio::{
     sync::mpsc,
-    task::spawn_blocking,
     time::{Instant, sleep},
 };
 
 use super::{Event, World, probe::Probe};
 use crate::{
-    engine::{
-        init::InitStatus,
-        shortage::{self, Complaints, Places, Shortage},
-    },
+    engine::shortage::{Complaints, DataRoot, Places, Shortage},
     plan::DockerPlan,
 };
 
 /// How often it is looked whether a shortage is over.
 const INTERVAL: Duration = Duration::from_secs(5);
+/// How long the file system of the data may take to tell.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// How long what was complained of, and is not to be seen, is told.
 const HOLD: Duration = Duration::from_secs(30);
 
@@ -43,10 +41,12 @@ pub(super) fn watch(
 async fn go_on(places: Places, probe: Rc<Probe>, events: mpsc::Sender<Event>) {
     let mut told = vec![];
     let mut heard = Heard::from(probe.init().complaints_of);
+    let data_root = DataRoot::of(places.clone());
     loop {
-        let (places, init) = (places.clone(), probe.init());
-        // A file system may take its time.
-        let seen = spawn_blocking(move || look(&places, init)).await.unwrap_or_default();
+        let init = probe.init();
+        let mut seen = Vec::from_iter(data_root.full(PATIENCE).await);
+        seen.extend(places.full_runtime());
+        seen.extend(init.too_many_files());
         let found = heard.beside(seen, init.complaints_of, Instant::now());
         if is_news(&told, &found) {
             told.clone_from(&found);
@@ -54,19 +54,13 @@ async fn go_on(places: Places, probe: Rc<Probe>, events: mpsc::Sender<Event>) {
                 return;
             }
         }
-        let is_short = !told.is_empty();
-        let pause = async { if is_short { sleep(INTERVAL).await } else { pending().await } };
+        let is_due = !told.is_empty() || data_root.is_looking();
+        let pause = async { if is_due { sleep(INTERVAL).await } else { pending().await } };
         tokio::select! {
             () = pause => {}
             () = probe.occasion() => {}
         }
     }
-}
-
-fn look(places: &Places, init: InitStatus) -> Vec<Reason> {
-    let parts = [(Part::Containerd, init.containerd), (Part::Dockerd, init.dockerd)];
-    let files = parts.into_iter().filter_map(|(part, pid)| shortage::too_many_files(part, pid?));
-    places.full().into_iter().chain(files).collect()
 }
 
 /// What was complained of.

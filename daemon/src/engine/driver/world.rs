@@ -27,7 +27,7 @@ use crate::{
     plan::Plan,
     preflight::{self, Known, Unfit},
     reasons::Code,
-    sys::{children::Exit, process::Process},
+    sys::{children::Exit, files, process::Process},
     systemd::Systemd,
 };
 
@@ -133,8 +133,11 @@ impl World {
 
     async fn start_shim(&self, plan: Plan) -> io::Result<Engine> {
         let dir = self.dir();
-        let state_dir =
-            || std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&plan.state_dir);
+        let state_dir = || {
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&plan.state_dir)?;
+            // That of a dead one would say that this one has its namespaces, and its network helper.
+            files::remove(&plan.state_dir.join("child_pid"))
+        };
         let made = dir.make().and_then(|()| dir.write_plan(&plan)).and_then(|()| state_dir());
         made.map_err(|error| {
             let runtime = self.dirs.runtime.display();
@@ -171,6 +174,14 @@ impl World {
         }
     }
 
+    /// Tell how an engine dies that is not gone yet: that takes as long as the ends of all that goes with it.
+    pub(super) async fn tell_dying(&self) {
+        if let Ok(Some(Death { part, text, .. })) = self.dir().read_death() {
+            let text = format!("{text}, and the engine ends with it");
+            self.tell(Event::Dying(Reason { part, ..Code::EngineDying.reason(text) })).await;
+        }
+    }
+
     /// Remove what an engine left, and tell how it ended. `exit`: of its first process, where it
     /// could be had.
     pub(super) async fn bury(&self, plan: &Plan, exit: Option<Exit>) {
@@ -193,7 +204,7 @@ impl World {
     }
 
     async fn sweep(&self, plan: Option<&Plan>) -> Remains {
-        sweep::sweep(self.systemd.as_ref(), &self.dir(), plan).await
+        sweep::sweep(self.systemd.as_ref(), &self.dir(), &self.dirs.runtime, plan).await
     }
 }
 

@@ -31,7 +31,16 @@ impl Containers {
 
     /// Whether there is one.
     pub fn any(&self) -> bool {
-        fs::read_dir(&self.0).is_ok_and(|mut entries| entries.next().is_some())
+        self.look().unwrap_or_default()
+    }
+
+    /// Whether there is one, or that cannot be seen.
+    pub fn may_be_any(&self) -> bool {
+        self.look().unwrap_or_else(|error| error.kind() != io::ErrorKind::NotFound)
+    }
+
+    fn look(&self) -> io::Result<bool> {
+        Ok(fs::read_dir(&self.0)?.next().is_some())
     }
 
     /// Wait until there is one.
@@ -50,7 +59,7 @@ mod tests {
     async fn the_first_is_waited_for() {
         let temporary = tempfile::tempdir().unwrap();
         let containers = Containers(temporary.path().join("tasks/moby"));
-        assert!(!containers.any());
+        assert!(!containers.any() && !containers.may_be_any());
         containers.prepare().unwrap();
         containers.prepare().unwrap();
         let mut first = Box::pin(containers.until_any());
@@ -59,6 +68,9 @@ mod tests {
         first.await;
         containers.until_any().await;
         fs::remove_dir(containers.0.join("1234")).unwrap();
-        assert!(!containers.any());
+        assert!(!containers.any() && !containers.may_be_any());
+        fs::remove_dir(&containers.0).unwrap();
+        fs::write(&containers.0, "").unwrap();
+        assert!(!containers.any() && containers.may_be_any());
     }
 }

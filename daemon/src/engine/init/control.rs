@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, future::pending, io, os::fd::OwnedFd, rc::Rc, t
 
 use futures_util::{StreamExt, stream};
 use nix::sys::signal::Signal;
-use rootlessd_api::{Error, Part, Phase, Port, names};
+use rootlessd_api::{Error, Part, Phase, Port, Reason, names};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::{
@@ -26,7 +26,7 @@ use super::{
 use crate::{
     engine::{
         dir::EngineDir,
-        shortage::{Complaints, Shortage},
+        shortage::{self, Complaints, Shortage},
     },
     sys::{children, files::FileId, process::Process},
     varlink::{
@@ -56,9 +56,12 @@ pub struct InitStatus {
     pub containerd: Option<u32>,
     /// dockerd's pid.
     pub dockerd: Option<u32>,
+    /// The pid of the RootlessKit that has the published ports.
+    #[serde(default)]
+    pub rootlesskit: Option<u32>,
     /// How often containerd or dockerd complained that they are short of something, not each time that
-    /// they do so at once, or the file system of the data was seen to have become full: each time it has to
-    /// be looked what the machine is short of.
+    /// they do so at once, or there was seen to be no room any more, on a file system or for open files: each
+    /// time it has to be looked what the machine is short of.
     #[serde(default)]
     pub complaints: u32,
     /// Of what those two complained.
@@ -79,6 +82,16 @@ impl InitStatus {
         if let Some(shortage) = of {
             self.complaints_of.add(shortage);
         }
+    }
+
+    /// Of which parts it is that have nearly as many files open as they may.
+    pub fn too_many_files(self) -> impl Iterator<Item = Reason> {
+        let parts = [
+            (Part::Rootlesskit, self.rootlesskit),
+            (Part::Containerd, self.containerd),
+            (Part::Dockerd, self.dockerd),
+        ];
+        parts.into_iter().filter_map(|(part, pid)| shortage::too_many_files(part, pid?))
     }
 }
 
@@ -102,6 +115,7 @@ impl Default for InitStatus {
             phase: Phase::Network,
             containerd: None,
             dockerd: None,
+            rootlesskit: None,
             complaints: 0,
             complaints_of: Complaints::default(),
             containerd_file: None,

@@ -30,8 +30,8 @@ pub enum Event {
     Ready(Part),
     /// A part has ended.
     Exited(Part, Fault),
-    /// A part was found to hang; and how.
-    Hung(Part, String),
+    /// A part was found to hang, so, while containers ran or not.
+    Hung { part: Part, why: String, containers: bool },
     /// What a timer was for is over.
     Over(Timer),
     /// dockerd's configuration was written anew.
@@ -75,6 +75,9 @@ pub enum Effect {
     NoteHung(Part, String),
     /// Tell that a part that hangs is left as it is.
     TellLeft(Part, String),
+    /// Write the configuration by which dockerd is to go on: it was started by another, or before that was
+    /// known.
+    Configure,
     /// Answer all who wait for a replacement.
     AnswerWaiting,
     /// Who asked last for a replacement gets none.
@@ -187,7 +190,7 @@ pub struct Machine {
     phase: Phase,
     containerd: Option<Running>,
     dockerd: Option<Running>,
-    /// Whether containers are to outlive dockerd, by its configuration as it was last written.
+    /// Whether containers outlive the dockerd that runs, or ran last, by the configuration that was written for it.
     pub live_restore: bool,
     /// The deaths of parts that count.
     deaths: Deaths,
@@ -254,13 +257,11 @@ impl Machine {
                 Ok(())
             }
             (Event::Configured, Way::Up) => {
-                match &mut self.dockerd {
-                    Some(Running { ready: true, .. }) => {
-                        done.push(Effect::Signal(Part::Dockerd, Signal::SIGHUP));
-                    }
+                if self.has_dockerd() {
+                    done.push(Effect::Signal(Part::Dockerd, Signal::SIGHUP));
+                } else if let Some(dockerd) = &mut self.dockerd {
                     // It would die of the signal.
-                    Some(dockerd) => dockerd.stale = true,
-                    None => {}
+                    dockerd.stale = true;
                 }
                 Ok(())
             }
@@ -282,8 +283,8 @@ impl Machine {
                 self.take_ready(part, done);
                 Ok(())
             }
-            (Event::Hung(part, why), _) => {
-                self.end_hung(part, why, done);
+            (Event::Hung { part, why, containers }, _) => {
+                self.end_hung(part, why, containers, done);
                 Ok(())
             }
             (Event::Exited(part, fault), _) => self.take_exit(part, fault, now, policy, done),
@@ -320,6 +321,7 @@ impl Machine {
                 done.push(Effect::EndTimer(Timer::Part(part)));
             }
             if stale {
+                done.push(Effect::Configure);
                 done.push(Effect::Signal(part, Signal::SIGHUP));
             }
         }
@@ -344,6 +346,18 @@ impl Machine {
             }
             _ => {}
         }
+    }
+
+    /// Whether there is a dockerd that is ready, and is to stay: one that is timed is being killed.
+    pub fn has_dockerd(&self) -> bool {
+        self.dockerd.is_some_and(|dockerd| dockerd.ready && !dockerd.timed)
+            && !self.ending.contains_key(&Part::Dockerd)
+    }
+
+    /// Whether there is a dockerd that is to get ready.
+    pub fn awaits_dockerd(&self) -> bool {
+        self.dockerd.is_some_and(|dockerd| !dockerd.ready)
+            && !self.ending.contains_key(&Part::Dockerd)
     }
 
     /// Whether nothing is lost, and nothing is to end.

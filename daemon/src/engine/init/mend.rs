@@ -1,6 +1,6 @@
 //! What the [machine](super::machine) says, done.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, fs, time::Duration};
 
 use rootlessd_api::{Death, Error, ErrorKind, Part};
 use tokio::{task::spawn_local, time::Instant};
@@ -38,12 +38,23 @@ impl Init {
         while let Some(effect) = effects.pop_front() {
             match effect {
                 Effect::Start(part) => {
-                    if let Err(death) = self.start(part).await {
-                        let event = Event::NotStarted(part, fault_of(&death));
-                        cause = Some(death);
-                        effects.extend(self.decide(event));
+                    match self.start(part).await {
+                        Err(death) => {
+                            let event = Event::NotStarted(part, fault_of(&death));
+                            cause = Some(death);
+                            effects.extend(self.decide(event));
+                        }
+                        Ok(()) if part == Part::Dockerd && self.is_to_be_configured() => {
+                            effects.extend(self.decide(Event::Configured));
+                        }
+                        Ok(()) => {}
                     }
                     self.publish();
+                }
+                Effect::Configure => {
+                    if let Err(error) = self.configure() {
+                        tracing::warn!("dockerd goes on by the configuration before: {error}");
+                    }
                 }
                 Effect::Signal(part, signal) => {
                     if let Some(running) = self.slot(part) {
@@ -115,17 +126,13 @@ impl Init {
     async fn start(&mut self, part: Part) -> Result<(), Death> {
         let is_first = self.machine.stage() == Stage::Starting;
         if part == Part::Dockerd {
-            if !is_first {
+            if is_first {
+                let configured = self.configure_first().await;
+                configured
+                    .map_err(|error| shim::death(Part::Config, None, error.message, vec![]))?;
+            } else {
                 self.clear_after_dockerd();
-            }
-            match self.write_dockerd_config().await {
-                Err(error) if is_first => {
-                    return Err(shim::death(Part::Config, None, error.message, vec![]));
-                }
-                Err(error) => {
-                    tracing::warn!("dockerd goes on by the configuration before: {error}");
-                }
-                Ok(()) => {}
+                self.configure_next().await;
             }
         }
         let started = match part {
@@ -141,10 +148,17 @@ impl Init {
         Ok(())
     }
 
-    /// Remove what a dockerd that did not end by itself leaves, and its successor stumbles over.
+    /// Remove what a dockerd that did not end by itself leaves: the pid file, over which its successor
+    /// stumbles, and the socket that each has for runc's hooks (libnetwork's `sandbox_externalkey`).
     fn clear_after_dockerd(&self) {
-        if let Err(error) = files::remove(&self.plan.docker.pid_file) {
-            tracing::warn!("{} stays: {error}", self.plan.docker.pid_file.display());
+        let docker = &self.plan.docker;
+        let sockets = fs::read_dir(docker.exec_root.join("libnetwork")).into_iter().flatten();
+        let sockets = sockets.flatten().map(|entry| entry.path());
+        let sockets = sockets.filter(|path| path.extension().is_some_and(|it| it == "sock"));
+        for path in sockets.chain([docker.pid_file.clone()]) {
+            if let Err(error) = files::remove(&path) {
+                tracing::warn!("{} stays: {error}", path.display());
+            }
         }
         // The containers run on, and so the new one publishes the same ports.
         self.port_proxy.keep();
@@ -204,7 +218,7 @@ impl Init {
         }
     }
 
-    fn note(&self, incident: &Incident) {
+    pub(super) fn note(&self, incident: &Incident) {
         if let Err(error) = incidents::append(&self.dir, incident) {
             tracing::warn!("{} cannot be written: {error}", self.dir.incidents().display());
         }
@@ -218,7 +232,7 @@ impl Init {
             Verdict::TooYoung => {}
             Verdict::KeepsNothing => {
                 death.text +=
-                    "; it is not replaced under its containers, since live-restore is off";
+                    "; no other takes its place in this engine, since live-restore is off";
             }
             Verdict::TooMany(count) => {
                 let window = self.plan.restart.window;

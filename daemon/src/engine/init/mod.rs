@@ -10,7 +10,8 @@ pub mod client;
 mod config;
 mod containers;
 mod control;
-mod data_root;
+mod hung;
+mod kit;
 pub(crate) mod machine;
 mod mend;
 mod namespaces;
@@ -20,6 +21,7 @@ mod parts;
 mod port_desk;
 mod port_proxy;
 mod port_table;
+mod room;
 mod stop;
 
 use std::{
@@ -90,6 +92,8 @@ pub enum Request {
         pid: u32,
         /// How it was found to hang.
         why: String,
+        /// Whether containers run.
+        containers: bool,
     },
     /// A part that was found to hang answers.
     Answers {
@@ -126,8 +130,7 @@ struct Init {
     status: watch::Sender<InitStatus>,
     ports: PortDesk,
     port_proxy: PortProxy,
-    /// By which dockerd was started, or was to go on.
-    dockerd_config: Option<config::DockerdConfig>,
+    configs: config::Configs,
     /// Decides.
     machine: Machine,
     containerd: Option<Running>,
@@ -189,8 +192,14 @@ impl Init {
         let ports = PortDesk::default();
         let children = Children::adopt_orphans()?;
         let attention = Rc::new(Attention::default());
-        let part_probe =
-            PartProbe::of(&plan, &status, Rc::clone(&attention), children.oom_kills(), ask.clone());
+        let part_probe = PartProbe::of(
+            &dir,
+            &plan,
+            &status,
+            Rc::clone(&attention),
+            children.oom_kills(),
+            ask.clone(),
+        );
         let control = Control {
             listener: listener.try_clone()?,
             status: following,
@@ -211,7 +220,7 @@ impl Init {
             status,
             ports,
             port_proxy,
-            dockerd_config: None,
+            configs: config::Configs::default(),
             machine: Machine::default(),
             containerd: None,
             dockerd: None,
@@ -284,6 +293,7 @@ impl Init {
                 if part == Part::Dockerd {
                     // By now it has published again what it publishes.
                     self.port_proxy.take_back();
+                    self.configs.prove();
                 }
                 self.take(machine::Event::Ready(part), None).await
             }
@@ -297,7 +307,14 @@ impl Init {
                     None => format!("{part} {}", exit.describe()),
                 };
                 let death = shim::death(part, Some(exit), text, log);
-                let event = machine::Event::Exited(part, mend::fault_of(&death));
+                let fault = mend::fault_of(&death);
+                if part == Part::Dockerd
+                    && fault == machine::Fault::Own
+                    && self.machine.awaits_dockerd()
+                {
+                    self.configs.refuse();
+                }
+                let event = machine::Event::Exited(part, fault);
                 self.take(event, Some(death)).await
             }
             Happening::Over(timer) => {
@@ -336,9 +353,9 @@ impl Init {
                 self.waiting.push(reply);
                 self.take(machine::Event::Replace(parts), None).await
             }
-            Request::Hung { part, pid, why } => {
+            Request::Hung { part, pid, why, containers } => {
                 self.running(part, pid)?;
-                self.take(machine::Event::Hung(part, why), None).await
+                self.take(machine::Event::Hung { part, why, containers }, None).await
             }
             Request::Answers { part, pid } => {
                 let since = self.running(part, pid)?.left.take()?;
@@ -386,6 +403,7 @@ impl Init {
             phase: self.machine.phase(),
             containerd: pid(&self.containerd),
             dockerd: pid(&self.dockerd),
+            rootlesskit: kit::Kit::ours().map(|kit| kit.parent),
             containerd_file: file(&self.containerd),
             dockerd_file: file(&self.dockerd),
         };

@@ -4,7 +4,7 @@
 //! It is asked from inside, while containers run, who has the gateway's address (ARP): that is its
 //! own to say, whatever the machine's network is like. If it stays silent, and takes no packet either
 //! (one that is flooded may never see the question), it is ended, with a word for engine-shim, which
-//! sees it die and does what the plan says.
+//! sees it die and replaces it.
 
 use std::{
     fs::{self, File},
@@ -20,26 +20,21 @@ use nix::{
     ifaddrs::getifaddrs,
     sched::{CloneFlags, setns},
     sys::{
-        signal::Signal,
         socket::{LinkAddr, MsgFlags, sendto, setsockopt, sockopt::ReceiveTimeout},
         time::{TimeVal, TimeValLike},
     },
-    unistd::getppid,
 };
 use rustix::net::{AddressFamily, RecvFlags, SocketType, eth, recv, socket};
 use tokio::{sync::oneshot, time::sleep};
 
-use super::containers::Containers;
+use super::{containers::Containers, hung, kit::Kit};
 use crate::{
     config::OnLoss,
-    engine::{
-        dir::{EngineDir, Hung},
-        processes,
-    },
+    engine::{dir::EngineDir, network_helper, processes},
     plan::Plan,
     sys::{
         activity::Activity,
-        process::{Identity, Process, Stat},
+        process::{Identity, Stat},
     },
 };
 
@@ -50,10 +45,11 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// After so many questions in a row without an answer it hangs.
 const LIMIT: u32 = 3;
 
-/// Ask the helper again and again, and end one that hangs.
+/// Ask the helper again and again, and end one that hangs. One that cannot be replaced may come to itself,
+/// and a pasta that cannot is only ended where the engine is to start anew for it.
 pub(super) async fn watch(dir: EngineDir, plan: Plan) {
-    let replaceable = matches!(plan.network_driver.as_str(), "slirp4netns" | "pasta");
-    if !replaceable || plan.network_on_loss == OnLoss::Report {
+    let is_to_end = plan.network_on_loss == OnLoss::Restart && plan.network_driver == "pasta";
+    if network_helper::why_irreplaceable(&plan).is_some() && !is_to_end {
         return;
     }
     let netns = plan.detach_netns.then(|| plan.state_dir.join("netns"));
@@ -75,7 +71,9 @@ pub(super) async fn watch(dir: EngineDir, plan: Plan) {
         let helper = if matches!(answer, Ok(false)) { helper() } else { None };
         silence = Silence::after(silence, helper);
         if let Some(Silence { helper, questions: LIMIT.. }) = silence {
-            end(&dir, &plan.network_driver, helper);
+            if let Some(activity) = Activity::of(helper.pid) {
+                hung::end(&dir, &plan.network_driver, helper, &activity, PATIENCE * LIMIT);
+            }
             silence = None;
         }
     }
@@ -97,28 +95,13 @@ impl Silence {
     }
 }
 
-/// The helper that lives, as engine-shim finds it: RootlessKit is this process's grandparent.
+/// The helper that lives, as engine-shim finds it.
 fn helper() -> Option<Identity> {
-    let rootlesskit = Stat::of(getppid().as_raw().unsigned_abs())?.parent;
+    let rootlesskit = Kit::ours()?.parent;
     let shim = Stat::of(rootlesskit)?.parent;
     let pid = processes::network_helper(rootlesskit, shim)?;
     let stat = Stat::of(pid).filter(|stat| stat.state != 'Z')?;
     Some(Identity { pid, start_time: stat.start_time })
-}
-
-fn end(dir: &EngineDir, driver: &str, helper: Identity) {
-    let found = Process::find(helper).zip(Activity::of(helper.pid));
-    let Some((process, activity)) = found else { return };
-    let text = format!(
-        "{driver} did not answer for {} s, while it was {activity}, and was ended",
-        (PATIENCE * LIMIT).as_secs(),
-    );
-    if let Err(error) = dir.write_hung(&Hung { helper, text }) {
-        tracing::warn!("why {driver} is ended cannot be written down: {error}");
-    }
-    if let Err(error) = process.signal(Signal::SIGKILL) {
-        tracing::warn!("{driver} hangs and cannot be ended: {error}");
-    }
 }
 
 /// Whether the helper gives a sign of life, in this network namespace or in another.

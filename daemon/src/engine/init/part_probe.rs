@@ -1,12 +1,13 @@
-//! Whether containerd and dockerd still answer. One that was stopped, or waits for itself, is there for
-//! all who only look whether its process is.
+//! Whether containerd, dockerd and RootlessKit still answer. One that was stopped, or waits for itself,
+//! is there for all who only look whether its process is.
 //!
-//! While containers run both are asked now and then, and when somebody doubts them: dockerd for a sign
-//! of life and for what it knows of containers, containerd what it says of its own health. Who does not
-//! answer is asked again at once, and hangs if it does not answer several times in a row and does not
-//! get on meanwhile. A busy one, or one on a busy machine, gets a minute.
+//! While containers run they are asked now and then, and when somebody doubts them: dockerd for a sign
+//! of life and for what it knows of containers, containerd what it says of its own health, RootlessKit
+//! what it is. Who does not answer is asked again at once, and hangs if it does not answer several times
+//! in a row and does not get on meanwhile. A busy one, or one on a busy machine, gets a minute,
+//! RootlessKit five.
 //!
-//! At the same time it is looked whether the containers have filled [their disk](super::data_root).
+//! At the same time it is looked whether there is still [room](super::room).
 
 use std::{
     cell::Cell,
@@ -22,9 +23,14 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{InitStatus, Request, Stage, containers::Containers, data_root::DataRoot};
+use super::{
+    InitStatus, Request, Stage,
+    containers::Containers,
+    kit::{self, Kit},
+    room::Room,
+};
 use crate::{
-    engine::{docker, shortage},
+    engine::{dir::EngineDir, docker, shortage},
     plan::Plan,
     sys::{activity::Activity, grpc, oom::OomKills},
 };
@@ -37,8 +43,10 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 const LIMIT: u32 = 3;
 /// How long an answer may take of one that is busy.
 const BUSY_PATIENCE: Duration = Duration::from_secs(10);
-/// After so many questions without an answer it hangs, whatever it does.
+/// After so many questions without an answer it hangs, whatever it does: after a minute.
 const BUSY_LIMIT: u32 = 9;
+/// The same of RootlessKit, with which all containers end: after five minutes.
+const BUSY_LIMIT_OF_ALL: u32 = 33;
 /// Who used this part of the time that it had for an answer did something.
 const PROGRESS: u32 = 10;
 
@@ -53,7 +61,7 @@ pub(super) struct Attention {
 }
 
 impl Attention {
-    /// Have both parts asked at once: one did not answer.
+    /// Have the parts asked at once: one did not answer.
     pub fn doubt(&self) {
         self.doubt.notify_one();
     }
@@ -71,10 +79,12 @@ impl Attention {
 
 /// Who asks.
 pub(super) struct PartProbe {
+    dir: EngineDir,
     containers: Containers,
     containerd: PathBuf,
     dockerd: PathBuf,
-    data_root: DataRoot,
+    rootlesskit: PathBuf,
+    room: Room,
     status: watch::Receiver<InitStatus>,
     attention: Rc<Attention>,
     oom_kills: Rc<OomKills>,
@@ -85,6 +95,7 @@ pub(super) struct PartProbe {
 
 impl PartProbe {
     pub fn of(
+        dir: &EngineDir,
         plan: &Plan,
         status: &watch::Sender<InitStatus>,
         attention: Rc<Attention>,
@@ -92,10 +103,12 @@ impl PartProbe {
         found: mpsc::Sender<Request>,
     ) -> Self {
         Self {
+            dir: dir.clone(),
             containers: Containers::of(&plan.docker),
             containerd: plan.docker.containerd_socket(),
             dockerd: plan.docker.socket.clone(),
-            data_root: DataRoot::of(&plan.docker, status.clone()),
+            rootlesskit: plan.rootlesskit_socket(),
+            room: Room::of(&plan.docker, dir, status.clone()),
             status: status.subscribe(),
             attention,
             oom_kills,
@@ -104,37 +117,44 @@ impl PartProbe {
         }
     }
 
-    /// Ask both again and again, and tell of one that hangs.
+    /// Ask them again and again, and tell of one that hangs.
     pub async fn go_on(self) {
-        let (mut containerd, mut dockerd) = (None, None);
+        let (mut containerd, mut dockerd, mut rootlesskit) = (None, None, None);
         loop {
-            if containerd.is_none() && dockerd.is_none() {
+            if containerd.is_none() && dockerd.is_none() && rootlesskit.is_none() {
                 self.until_next().await;
             }
             if self.attention.kept_still().is_some() || self.status.borrow().stage != Stage::Ready {
-                (containerd, dockerd) = (None, None);
+                (containerd, dockerd, rootlesskit) = (None, None, None);
                 sleep(INTERVAL).await;
                 continue;
             }
-            (containerd, dockerd, ()) = tokio::join!(
+            (containerd, dockerd, rootlesskit, ()) = tokio::join!(
                 self.ask(Part::Containerd, containerd),
                 self.ask(Part::Dockerd, dockerd),
-                self.data_root.look(PATIENCE)
+                self.ask(Part::Rootlesskit, rootlesskit),
+                self.room.look(PATIENCE)
             );
             // Containers can be in the same cgroup, and their ends are none of the parts'. Not every kernel
             // tells of them.
             self.oom_kills.look();
-            for silence in [&mut containerd, &mut dockerd] {
+            for silence in [&mut containerd, &mut dockerd, &mut rootlesskit] {
                 let Some(hangs) = silence.take_if(|silence| silence.hangs()) else { continue };
                 // It cannot even accept a question, and the next one would fare no better.
                 if let Some(reason) = shortage::too_many_files(hangs.part, hangs.pid) {
                     tracing::debug!("{} does not answer: {}", hangs.part, reason.text);
                     continue;
                 }
+                if hangs.part == Part::Rootlesskit {
+                    if let Some(kit) = Kit::ours() {
+                        kit.end(&self.dir, &hangs.activity, hangs.lasted);
+                    }
+                    continue;
+                }
                 if hangs.part == Part::Dockerd {
                     self.hung.set(Some(hangs.pid));
                 }
-                if self.found.send(hangs.tell()).await.is_err() {
+                if self.found.send(hangs.tell(self.containers.may_be_any())).await.is_err() {
                     return;
                 }
             }
@@ -162,6 +182,7 @@ impl PartProbe {
         let begun = Instant::now();
         let answer = match part {
             Part::Containerd => grpc::call(&self.containerd, HEALTH, patience).await.map(drop),
+            Part::Rootlesskit => kit::answer(&self.rootlesskit, patience).await,
             _ => answer_of_dockerd(&self.dockerd, patience).await,
         };
         let Err(error) = answer else {
@@ -188,6 +209,7 @@ impl PartProbe {
         let status = self.status.borrow();
         match part {
             Part::Containerd => status.containerd,
+            Part::Rootlesskit => Kit::ours().map(Kit::witness),
             _ => status.dockerd,
         }
     }
@@ -243,14 +265,18 @@ impl Silence {
     }
 
     const fn hangs(&self) -> bool {
-        self.still >= LIMIT || self.questions >= BUSY_LIMIT
+        let busy_limit = match self.part {
+            Part::Rootlesskit => BUSY_LIMIT_OF_ALL,
+            _ => BUSY_LIMIT,
+        };
+        self.still >= LIMIT || self.questions >= busy_limit
     }
 
-    fn tell(self) -> Request {
+    fn tell(self, containers: bool) -> Request {
         let Self { part, pid, lasted, activity, .. } = self;
         let seconds = lasted.as_secs_f64();
         let why = format!("it did not answer for {seconds:.1} s, while it was {activity}");
-        Request::Hung { part, pid, why }
+        Request::Hung { part, pid, why, containers }
     }
 }
 
@@ -304,14 +330,18 @@ mod tests {
         let second = silence(Some(first), 4, Doing::Stopped);
         assert_eq!(second.lasted, PATIENCE * 2);
         assert_eq!(silence(Some(second), 5, Doing::Stopped).questions, 1);
-        let mut busy = silence(None, 4, Doing::Busy);
-        let mut longest = PATIENCE;
-        while !busy.hangs() {
-            longest += busy.patience();
-            busy = silence(Some(busy), 4, Doing::Busy);
+        for (part, seconds) in [(Part::Dockerd, 60), (Part::Rootlesskit, 300)] {
+            let after =
+                |before| Silence::after(before, part, 4, Activity::doing(Doing::Busy), PATIENCE);
+            let mut busy = after(None);
+            let mut longest = PATIENCE;
+            while !busy.hangs() {
+                longest += busy.patience();
+                busy = after(Some(busy));
+            }
+            assert_eq!(busy.patience(), BUSY_PATIENCE);
+            assert_eq!(longest.as_secs() / 10, seconds / 10, "{part}");
         }
-        assert_eq!(busy.patience(), BUSY_PATIENCE);
-        assert!(longest > Duration::from_secs(60), "{longest:?}");
     }
 
     /// A dockerd that takes no question out of its queue, which has room for one.
@@ -344,11 +374,14 @@ mod tests {
         let status = watch::Sender::new(status);
         let attention = Rc::new(Attention::default());
         let (found, mut told) = mpsc::channel(1);
+        let dir = EngineDir::at(at("engine"));
         let probe = PartProbe {
             containers: Containers::of(&docker),
             containerd: at("containerd.sock"),
             dockerd: docker.socket.clone(),
-            data_root: DataRoot::of(&docker, status.clone()),
+            rootlesskit: at("api.sock"),
+            room: Room::of(&docker, &dir, status.clone()),
+            dir,
             status: status.subscribe(),
             attention: Rc::clone(&attention),
             oom_kills: Rc::new(OomKills::from_now()),
@@ -363,8 +396,10 @@ mod tests {
             let begun = Instant::now();
             // The first question fills its queue.
             attention.doubt();
-            let Some(Request::Hung { part, pid, why }) = told.recv().await else { panic!() };
-            assert_eq!((part, pid), (Part::Dockerd, child.id()));
+            let Some(Request::Hung { part, pid, why, containers }) = told.recv().await else {
+                panic!()
+            };
+            assert_eq!((part, pid, containers), (Part::Dockerd, child.id(), false));
             let start = "it did not answer for 4.5 s, while it was asleep";
             assert!(why.starts_with(start), "{why}");
             assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());

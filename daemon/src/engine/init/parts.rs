@@ -98,7 +98,7 @@ fn start(
     // Of the two, dockerd and what it starts publish ports.
     if part == Part::Dockerd {
         command.env("ROOTLESSKIT_STATE_DIR", init.dir.port_proxy());
-        let config = init.dockerd_config.as_ref();
+        let config = init.configs.wanted.as_ref();
         if let Some(chosen) = config.and_then(|config| config.chosen_proxy.as_ref()) {
             command.env(userland_proxy::CHOSEN, chosen);
         }

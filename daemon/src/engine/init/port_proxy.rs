@@ -178,16 +178,27 @@ impl Proxy {
         if let Some(kept) = self.table.borrow_mut().claim(&asked) {
             return Answer { status: StatusCode::CREATED, body: kept.to_string().into() };
         }
-        let spec = self.table.borrow().spec(&asked);
-        let answer = self.publish_as(spec.to_string().into()).await;
-        if let Some(id) = id(&answer) {
-            self.table.borrow_mut().published(&asked, spec, id);
+        let rival = self.table.borrow_mut().take_rival(&asked);
+        if let Some(id) = rival {
+            self.remove(id).await;
         }
+        let (spec, generation) = {
+            let table = self.table.borrow();
+            (table.spec(&asked), table.generation())
+        };
+        let answer = self.publish_as(spec.to_string().into(), generation).await;
+        let Some(id) = id(&answer) else { return answer };
+        if self.table.borrow().generation() != generation {
+            self.remove(id).await;
+            return gone();
+        }
+        self.table.borrow_mut().published(&asked, spec, id);
         answer
     }
 
-    /// Have a port published; where that needs a privilege, after it was granted.
-    async fn publish_as(&self, body: Bytes) -> Answer {
+    /// Have a port published; where that needs a privilege, after it was granted. `generation`: which dockerd
+    /// asks.
+    async fn publish_as(&self, body: Bytes, generation: u32) -> Answer {
         let answer = self.pass_on(Method::POST, PORTS, body.clone()).await;
         let port = serde_json::from_slice(&body).ok().and_then(|spec: Spec| spec.port());
         let Some(port) = port.filter(|_| self.asks) else { return answer };
@@ -196,6 +207,8 @@ impl Proxy {
             return answer;
         }
         match timeout(HOLD, self.desk.ask(port)).await {
+            // The next dockerd asks for it itself, if it needs it.
+            Ok(Verdict::Granted) if self.table.borrow().generation() != generation => gone(),
             Ok(Verdict::Granted) => {
                 let again = self.pass_on(Method::POST, PORTS, body).await;
                 if again.status.is_success() {
@@ -242,6 +255,10 @@ fn number(path: &str) -> Option<u64> {
 fn id(answer: &Answer) -> Option<u64> {
     let is_done = answer.status.is_success();
     is_done.then(|| serde_json::from_slice(&answer.body).ok()).flatten().map(|it: Status| it.id)
+}
+
+fn gone() -> Answer {
+    refuse(StatusCode::GONE, "the dockerd that asked for the port is gone")
 }
 
 /// What Docker's client shows, and the command that mends it.

@@ -81,6 +81,8 @@ pub struct PortTable {
     direct: bool,
     kept: Vec<Kept>,
     ways: Vec<Way>,
+    /// How many dockerds there were before this one.
+    generation: u32,
 }
 
 impl PortTable {
@@ -89,12 +91,38 @@ impl PortTable {
         Self { direct: port_driver == "builtin", ..Self::default() }
     }
 
-    /// A dockerd asks for a port that one before it had published: the answer.
+    /// A dockerd asks for a port that one before it had published: the answer. It may be of another version, and
+    /// ask in other words: dockerd 28 and newer say where the port leads to in the network namespace, those
+    /// before leave that to RootlessKit's port driver, whose choice is the same.
     pub fn claim(&mut self, asked: &Value) -> Option<Value> {
-        let mut unclaimed = self.kept.iter_mut().filter(|it| !it.claimed);
-        let kept = unclaimed.find(|it| it.asked == *asked)?;
+        let spec = Spec::deserialize(asked).ok();
+        let is_meant = |kept: &Kept| {
+            let before = Spec::deserialize(&kept.asked).ok();
+            kept.asked == *asked
+                || before.zip(spec.as_ref()).is_some_and(|(before, now)| before.is_same(now))
+        };
+        let kept = self.kept.iter_mut().find(|it| !it.claimed && is_meant(it))?;
         kept.claimed = true;
+        kept.asked.clone_from(asked);
         Some(json!({ "id": kept.number, "spec": kept.asked }))
+    }
+
+    /// RootlessKit's number of a port that one dockerd had published and the next asks for in a way that
+    /// leads elsewhere: it has to go first.
+    pub fn take_rival(&mut self, asked: &Value) -> Option<u64> {
+        let spec = Spec::deserialize(asked).ok()?;
+        let is_rival = |kept: &&Kept| {
+            let before = Spec::deserialize(&kept.asked).ok();
+            !kept.claimed && before.is_some_and(|before| before.is_rival(&spec))
+        };
+        let id = self.kept.iter().find(is_rival)?.id;
+        self.removed(id);
+        Some(id)
+    }
+
+    /// Which dockerd asks at present, by a number that the next one does not have.
+    pub const fn generation(&self) -> u32 {
+        self.generation
     }
 
     /// What RootlessKit is to be asked for when dockerd asks for this.
@@ -117,7 +145,12 @@ impl PortTable {
         let detour = self.kept.iter().find_map(|kept| {
             let spec = Spec::deserialize(&kept.asked).ok().filter(|spec| way.is_of(spec));
             let after = spec.map(|_| way.lead(&kept.asked))?;
-            (after != kept.spec).then(|| Detour { id: kept.id, before: kept.spec.clone(), after })
+            // Another version may have asked for it in other words.
+            let (is, was) = (Spec::deserialize(&after).ok(), Spec::deserialize(&kept.spec).ok());
+            let is_led = is
+                .zip(was)
+                .is_some_and(|(is, was)| is.is_same(&was) && is.child_ip == was.child_ip);
+            (!is_led).then(|| Detour { id: kept.id, before: kept.spec.clone(), after })
         });
         let is_other = |other: &Way| {
             (&other.proto, other.host_ip, other.host_port)
@@ -162,6 +195,7 @@ impl PortTable {
 
     /// The dockerd that had published all this is gone.
     pub fn disown(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
         for kept in &mut self.kept {
             kept.claimed = false;
         }
@@ -217,9 +251,35 @@ mod tests {
         assert_eq!(table.claim(&asked(8080)), None);
         let elsewhere = led(8081, "127.0.0.2");
         assert_eq!(table.claim(&elsewhere), None);
-        assert_eq!((table.take_unclaimed(), table.take_unclaimed()), (Some(4), None));
+        assert_eq!(table.take_rival(&asked(8080)), None, "it is claimed");
+        assert_eq!(table.take_rival(&asked(8082)), None);
+        assert_eq!((table.take_rival(&elsewhere), table.take_rival(&elsewhere)), (Some(4), None));
+        assert_eq!(table.take_unclaimed(), None);
         table.disown();
         assert_eq!((table.take_unclaimed(), table.take_unclaimed()), (Some(3), None));
+    }
+
+    /// An upgrade from dockerd 27 to 28, and the way back.
+    #[test]
+    fn a_dockerd_of_another_version_finds_its_ports() {
+        let mut older = asked(8080);
+        older.as_object_mut().unwrap().remove("childIP");
+        older["proto"] = json!("tcp");
+        for (before, after) in [(older.clone(), asked(8080)), (asked(8080), older)] {
+            let mut table = PortTable::new("builtin");
+            table.published(&before, led(8080, "172.17.0.2"), 3);
+            let generation = table.generation();
+            table.disown();
+            assert_ne!(table.generation(), generation);
+            assert_eq!(table.claim(&after), Some(json!({ "id": 3, "spec": after })));
+            assert_eq!((table.take_rival(&after), table.take_unclaimed()), (None, None));
+            // It leads there already.
+            for ip in ["0.0.0.0", "127.0.0.1"] {
+                assert_eq!(table.learn(way(ip, 8080, "172.17.0.2")), None);
+            }
+            table.disown();
+            assert_eq!(table.claim(&after), Some(json!({ "id": 3, "spec": after })));
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ impl Init {
     /// told. Who drops it when dockerd has ended signals nobody else.
     pub(super) fn end_live_restore(&self) -> Option<LocalBoxFuture<'static, ()>> {
         let pid = self.dockerd.as_ref()?.pid;
-        let config = self.dockerd_config.clone()?.ending_containers();
+        let config = self.configs.wanted.clone()?.ending_containers();
         let (dir, socket) = (self.dir.clone(), self.plan.docker.socket.clone());
         let reading = async move {
             match docker::info(&socket).await {

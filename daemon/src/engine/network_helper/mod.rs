@@ -38,7 +38,7 @@ use tokio::{
 };
 
 use self::{
-    changes::{Changes, next_change},
+    changes::{Changes, Pace, next_change},
     successor::{READY_FD, Ready, Successor, successor},
     surroundings::{Judgement, Surroundings},
 };
@@ -81,7 +81,13 @@ const PACE: RestartPolicy = RestartPolicy {
 /// How long a helper may take to get ready; tens of milliseconds are usual.
 const READY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Follow the helper of `rootlesskit`, and do what the plan says when it is lost. `exits`: of this
+/// Why the helper of an engine of this plan cannot be replaced, whatever becomes of it; `None` if it can.
+pub fn why_irreplaceable(plan: &Plan) -> Option<String> {
+    successor::why_none(&plan.network_driver, &plan.port_driver)
+}
+
+/// Follow the helper of `rootlesskit` and replace it when it is lost; where that cannot be, do what the
+/// plan says. `exits`: of this
 /// process's children, but for RootlessKit. `oom_kills`: what the kernel killed for memory. It returns
 /// only if the engine is to end for it: how the helper died.
 pub async fn guard(
@@ -106,6 +112,7 @@ pub async fn guard(
         changes: Changes::follow()
             .inspect_err(|error| tracing::warn!("changes of the network are not seen: {error}"))
             .ok(),
+        pace: Pace::default(),
         known: Surroundings::now(),
         started: Surroundings::now(),
     };
@@ -123,6 +130,8 @@ struct Guard<'a> {
     losses: Deaths,
     /// Tells when to look at the machine's network, if that can be told.
     changes: Option<Changes>,
+    /// When the next change is looked at.
+    pace: Pace,
     /// The machine's network as it was told last.
     known: Surroundings,
     /// The same when the helper was started.
@@ -158,13 +167,12 @@ impl Guard<'_> {
             );
             return pending().await;
         };
-        let Plan { network_driver, port_driver, network_on_loss, .. } = self.plan;
+        let Plan { network_driver, port_driver, .. } = self.plan;
         let successor =
             successor(network_driver, port_driver, self.program, &line, &self.pid_file());
         loop {
-            let can_heal =
-                network_on_loss == &OnLoss::Heal && successor.is_ok() && !line.is_empty();
-            let death = self.end_of(&mut running, can_heal).await;
+            let can_heal = successor.is_ok() && !line.is_empty();
+            let (death, is_ours) = self.end_of(&mut running, can_heal).await;
             let lost = Instant::now();
             if self.is_ending().await {
                 return pending().await;
@@ -174,29 +182,43 @@ impl Guard<'_> {
                 return death;
             }
             tracing::warn!(rootlessd_part = Part::Network.as_str(), "{}", death.text);
-            match (network_on_loss, &successor) {
-                (OnLoss::Restart, _) => return death,
-                (OnLoss::Heal, Ok(successor)) => {
-                    self.tell(&Incident::lost(death));
-                    running = self.replace(successor).await;
-                    let took = clock::micros(lost.elapsed());
-                    let at = clock::now_realtime();
-                    self.tell(&Incident::Replaced { part: Part::Network, at, took });
-                    tracing::info!(
-                        rootlessd_part = Part::Network.as_str(),
-                        "{network_driver} was replaced after {} ms",
-                        took / 1000
-                    );
+            let replaced = match &successor {
+                Ok(successor) => {
+                    self.tell(&Incident::lost(death.clone()));
+                    self.replace(successor, is_ours).await
                 }
-                (OnLoss::Heal, Err(why)) => {
-                    self.miss(format!("{}, and cannot be replaced: {why}", death.text));
+                Err(why) => Err(why.clone()),
+            };
+            running = match replaced {
+                Ok(running) => running,
+                // A successor has no place in an engine that has begun to end meanwhile.
+                Err(_) if self.is_ending().await => return pending().await,
+                Err(why) => {
+                    let text = format!("{}, and cannot be replaced: {why}", death.text);
+                    if self.plan.network_on_loss == OnLoss::Restart {
+                        return Death { text, ..death };
+                    }
+                    self.miss(text);
                     return pending().await;
                 }
-                (OnLoss::Report, _) => {
-                    self.miss(format!("{}, and engine.network.on_loss is \"report\"", death.text));
-                    return pending().await;
-                }
+            };
+            let restored = match &successor {
+                Ok(successor) => self.restore_ports(successor).await,
+                Err(_) => Ok(()),
+            };
+            let took = clock::micros(lost.elapsed());
+            let at = clock::now_realtime();
+            self.tell(&Incident::Replaced { part: Part::Network, at, took });
+            if let Err(error) = restored {
+                self.miss(format!(
+                    "ports that slirp4netns had published are not any more: {error}"
+                ));
             }
+            tracing::info!(
+                rootlessd_part = Part::Network.as_str(),
+                "{network_driver} was replaced after {} ms",
+                took / 1000
+            );
         }
     }
 
@@ -222,13 +244,25 @@ impl Guard<'_> {
         Some((running, words.collect()))
     }
 
-    /// Wait until a helper has died, or has to be replaced and was ended for it: how it died. What it
-    /// goes by is told on the way when it changes.
-    async fn end_of(&mut self, running: &mut Running, can_heal: bool) -> Death {
+    /// Wait until a helper has died, or has to be replaced and was ended for it: how it died, and whether
+    /// it was ended here. What it goes by is told on the way when it changes.
+    async fn end_of(&mut self, running: &mut Running, can_heal: bool) -> (Death, bool) {
         let mut changes = self.changes.take();
         let mut ended = None;
+        // What changed while the last one was replaced was not seen yet.
+        let mut is_seen = false;
         let mut death = loop {
-            // What changed while the last one was replaced was not seen yet.
+            let pace = self.pace.clone();
+            let change = async {
+                if is_seen {
+                    next_change(&mut changes).await;
+                }
+                Alarm::after(pace.left(clock::now_boottime())).rings().await;
+            };
+            tokio::select! {
+                death = self.death_of(running) => break death,
+                () = change => is_seen = true,
+            }
             if ended.is_none() {
                 ended = self.take_change(can_heal);
                 if ended.is_some()
@@ -237,16 +271,13 @@ impl Guard<'_> {
                     tracing::warn!("{} cannot be ended: {error}", self.plan.network_driver);
                 }
             }
-            tokio::select! {
-                death = self.death_of(running) => break death,
-                () = next_change(&mut changes) => {}
-            }
         };
         self.changes = changes;
+        let is_ours = ended.is_some();
         if let Some(why) = ended {
             death.text = why;
         }
-        death
+        (death, is_ours)
     }
 
     /// Tell what of the machine's network is another: why the helper is to be ended, if it is.
@@ -255,6 +286,7 @@ impl Guard<'_> {
         let driver = &self.plan.network_driver;
         let judgement = now.judge(driver, can_heal, &self.known, &self.started)?;
         self.known = now;
+        self.pace.count(clock::now_boottime());
         let Judgement { text, end } = judgement;
         tracing::info!(rootlessd_part = Part::Network.as_str(), "{text}");
         let at = clock::now_realtime();
@@ -278,8 +310,7 @@ impl Guard<'_> {
             running.take_line(line);
         }
         let helper = running.process.identity();
-        let hung = self.dir.read_hung().ok().flatten().filter(|hung| hung.helper == helper);
-        let text = hung.map(|hung| hung.text).unwrap_or_else(|| {
+        let text = self.dir.take_why_ended(helper).unwrap_or_else(|| {
             let how = exit.map_or("died".to_owned(), |exit| exit.describe());
             format!("{} {how}", self.plan.network_driver)
         });
@@ -294,27 +325,42 @@ impl Guard<'_> {
         !lives(self.rootlesskit) || child.is_some_and(|child| !lives(child))
     }
 
-    /// Replace a helper that was lost, however long that takes.
-    async fn replace(&mut self, successor: &Successor) -> Running {
+    /// Replace a helper that was lost; with `heal`, however long that takes. Else a try that fails is the
+    /// error, which says why. One that was ended here, since the network has changed, is no loss that counts,
+    /// and is replaced in any case.
+    async fn replace(
+        &mut self,
+        successor: &Successor,
+        mut is_ours: bool,
+    ) -> Result<Running, String> {
+        let is_patient = is_ours || self.plan.network_on_loss == OnLoss::Heal;
         let mut missed = None;
         loop {
-            let delay = PACE.count(&mut self.losses, clock::now_boottime());
+            let delay = match std::mem::take(&mut is_ours) {
+                true => Some(Duration::ZERO),
+                false => PACE.count(&mut self.losses, clock::now_boottime()),
+            };
             if delay.is_none() && missed.is_none() {
                 let count = self.losses.count();
-                missed = Some(format!("it was lost {count} times within a minute, or on end"));
-                self.miss_for_now(missed.as_deref());
+                let why = format!("it was lost {count} times within a minute, or on end");
+                if !is_patient {
+                    return Err(why);
+                }
+                self.miss_for_now(&why);
+                missed = Some(why);
             }
             Alarm::after(delay.unwrap_or(PACE.window)).rings().await;
             match self.start(successor).await {
                 Ok(running) => {
                     self.losses.end_row();
-                    return running;
+                    return Ok(running);
                 }
+                Err(error) if !is_patient => return Err(error.to_string()),
                 Err(error) => {
-                    let why = Some(error.to_string());
-                    if why != missed {
-                        missed = why;
-                        self.miss_for_now(missed.as_deref());
+                    let why = error.to_string();
+                    if missed.as_ref() != Some(&why) {
+                        self.miss_for_now(&why);
+                        missed = Some(why);
                     }
                 }
             }
@@ -362,20 +408,19 @@ impl Guard<'_> {
                 return Err(io::Error::other(text));
             }
         }
-        if let Some(api) = &successor.api_socket
-            && let Err(error) = ports::restore(&self.plan.rootlesskit_socket(), api).await
-        {
-            tracing::error!(
-                rootlessd_part = Part::Network.as_str(),
-                "ports that slirp4netns had published are not published any more: {error}"
-            );
-        }
         Ok(running)
     }
 
-    fn miss_for_now(&self, why: Option<&str>) {
+    /// Have a new slirp4netns publish what the old one did, where it is what publishes.
+    async fn restore_ports(&self, successor: &Successor) -> io::Result<()> {
+        match &successor.api_socket {
+            Some(api) => ports::restore(&self.plan.rootlesskit_socket(), api).await,
+            None => Ok(()),
+        }
+    }
+
+    fn miss_for_now(&self, why: &str) {
         let (driver, program) = (&self.plan.network_driver, self.program.display());
-        let why = why.unwrap_or_default();
         self.miss(format!("{driver} ({program}) cannot be replaced for now: {why}"));
     }
 

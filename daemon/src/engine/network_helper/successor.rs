@@ -37,14 +37,24 @@ pub fn successor(
     running: &[String],
     pid_file: &Path,
 ) -> Result<Successor, String> {
+    if let Some(why) = why_none(driver, ports) {
+        return Err(why);
+    }
     let words = arguments(program, running).iter().map(String::as_str);
+    Ok(match driver {
+        "slirp4netns" => of_slirp4netns(words),
+        _ => of_pasta(words, pid_file),
+    })
+}
+
+/// Why a helper of `driver`, beside the port driver `ports`, can have no successor; `None` if it can.
+pub fn why_none(driver: &str, ports: &str) -> Option<String> {
     match (driver, ports) {
-        ("slirp4netns", _) => Ok(of_slirp4netns(words)),
         ("pasta", "pesto") => {
-            Err("what it had published is known to nobody else with the port driver pesto".into())
+            Some("what it had published is known to nobody else with the port driver pesto".into())
         }
-        ("pasta", _) => Ok(of_pasta(words, pid_file)),
-        _ => Err(format!("RootlessKit connects to {driver} once only")),
+        ("slirp4netns" | "pasta", _) => None,
+        _ => Some(format!("RootlessKit connects to {driver} once only")),
     }
 }
 

@@ -1,10 +1,12 @@
-//! What of the machine's network a helper goes by: its name servers and its default routes.
+//! What of the machine's network a helper goes by: its name servers and its ways out.
 //!
 //! slirp4netns looks at `/etc/resolv.conf` for each question it is asked, and leaves the way to the
 //! kernel (libslirp's `slirp.c`). pasta looks at both when it starts, and never again (passt's
 //! `conf.c`).
 
 use std::{fs, net::IpAddr};
+
+use crate::sys::route::{self, OUTSIDE4, OUTSIDE6};
 
 /// Where programs look for the name servers (resolv.conf(5)).
 pub const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -14,7 +16,7 @@ pub const RESOLV_CONF: &str = "/etc/resolv.conf";
 pub struct Surroundings {
     /// The name servers, the first first.
     pub resolvers: Vec<IpAddr>,
-    /// The interface of the default route over IPv4, the cheapest if there are several.
+    /// The interface by which the kernel goes out over IPv4: that of the default route, or of a VPN.
     pub route4: Option<String>,
     /// The same over IPv6.
     pub route6: Option<String>,
@@ -24,11 +26,13 @@ impl Surroundings {
     /// As they are now.
     pub fn now() -> Self {
         // What is not there tells of nothing.
-        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let resolv_conf = fs::read_to_string(RESOLV_CONF).unwrap_or_default();
+        // What leads to the machine itself is no way out.
+        let way_to = |address| route::interface_to(address).ok().filter(|name| name != "lo");
         Self {
-            resolvers: resolvers(&read(RESOLV_CONF)),
-            route4: route4(&read("/proc/self/net/route")),
-            route6: route6(&read("/proc/self/net/ipv6_route")),
+            resolvers: resolvers(&resolv_conf),
+            route4: way_to(OUTSIDE4),
+            route6: way_to(OUTSIDE6),
         }
     }
 
@@ -41,8 +45,8 @@ impl Surroundings {
         let route = |it: &Option<String>| it.clone().unwrap_or_else(|| "none".to_owned());
         let rows = [
             ("name servers are", servers(before), servers(self)),
-            ("default route is", route(&before.route4), route(&self.route4)),
-            ("default route over IPv6 is", route(&before.route6), route(&self.route6)),
+            ("way out is", route(&before.route4), route(&self.route4)),
+            ("way out over IPv6 is", route(&before.route6), route(&self.route6)),
         ];
         let changed = rows.iter().filter(|(_, before, now)| before != now);
         let texts: Vec<_> = changed
@@ -112,30 +116,6 @@ fn resolvers(text: &str) -> Vec<IpAddr> {
     text.lines().filter_map(server).collect()
 }
 
-/// The interface of the default route in `/proc/net/route` (the kernel's `fib_trie.c`).
-fn route4(text: &str) -> Option<String> {
-    let route = |line: &str| {
-        let words: Vec<_> = line.split_ascii_whitespace().collect();
-        let metric = words.get(6)?.parse::<u32>().ok()?;
-        let is_default = words.get(1) == Some(&"00000000") && words.get(7) == Some(&"00000000");
-        is_default.then(|| (metric, words[0].to_owned()))
-    };
-    text.lines().filter_map(route).min_by_key(|(metric, _)| *metric).map(|(_, name)| name)
-}
-
-/// The same in `/proc/net/ipv6_route` (the kernel's `ip6_fib.c`).
-fn route6(text: &str) -> Option<String> {
-    let route = |line: &str| {
-        let words: Vec<_> = line.split_ascii_whitespace().collect();
-        let metric = u32::from_str_radix(words.get(5)?, 16).ok()?;
-        let name = *words.get(9)?;
-        let is_default = words[0].bytes().all(|it| it == b'0') && words[1] == "00";
-        // What leads nowhere is there as a route of the loopback.
-        (is_default && name != "lo").then(|| (metric, name.to_owned()))
-    };
-    text.lines().filter_map(route).min_by_key(|(metric, _)| *metric).map(|(_, name)| name)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,14 +159,14 @@ mod tests {
             ),
             (
                 with("192.0.2.1 2001:db8::1", "wlan0", ""),
-                Some("the machine's default route is wlan0 now (before: eth0)"),
+                Some("the machine's way out is wlan0 now (before: eth0)"),
                 false,
             ),
             (
                 with("192.0.2.1 2001:db8::1", "", "wg0"),
                 Some(
-                    "the machine's default route is none now (before: eth0); the machine's default \
-                     route over IPv6 is wg0 now (before: none)",
+                    "the machine's way out is none now (before: eth0); the machine's way out over \
+                     IPv6 is wg0 now (before: none)",
                 ),
                 true,
             ),
@@ -202,24 +182,9 @@ mod tests {
     }
 
     #[test]
-    fn files_are_understood() {
+    fn the_name_servers_are_understood() {
         let text = "# nameserver 192.0.2.9\nsearch example\nnameserver 192.0.2.1\n nameserver \
                     fe80::1%eth0 # x\nnameserver\nnameserver x\noptions trust-ad\n";
         assert_eq!(resolvers(text), with("192.0.2.1 fe80::1", "", "").resolvers);
-        let text = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n\
-                    wlan0\t00000000\tFE6433C6\t0003\t0\t0\t600\t00000000\t0\t0\t0\n\
-                    eth0\t00000000\tFE6433C6\t0003\t0\t0\t100\t00000000\t0\t0\t0\n\
-                    tun0\t00000000\t00000000\t0001\t0\t0\t0\t00000080\t0\t0\t0\n\
-                    eth0\t006433C6\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n";
-        assert_eq!(route4(text).as_deref(), Some("eth0"));
-        let zero = "0".repeat(32);
-        let text = format!(
-            "fe80{} 40 {zero} 00 {zero} 00000100 00000001 00000000 00000001     eth0\n\
-             {zero} 00 {zero} 00 {zero} ffffffff 00000001 00000000 00200200       lo\n",
-            "0".repeat(28)
-        );
-        assert_eq!(route6(&text), None);
-        let route = format!("{zero} 00 {zero} 00 fe80{} 00000064 1 0 3 wlan0\n", "0".repeat(28));
-        assert_eq!(route6(&(text + &route)).as_deref(), Some("wlan0"));
     }
 }

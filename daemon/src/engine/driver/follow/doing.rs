@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     super::{
-        Event,
+        Event, clients,
         course::{self, Effect, Limit},
         idle::{Verdict, Watcher},
         shortages, takeover,
@@ -60,6 +60,7 @@ impl Followed<'_> {
                     let docker = &self.engine.plan.docker;
                     let shortages = shortages::watch(docker, self.world, self.probe.clone());
                     self.asking.spawn_local(shortages);
+                    self.attend_clients();
                 }
                 Effect::EndProbe => self.asking.shutdown().await,
                 Effect::Look => self.watch_for_idleness(),
@@ -105,6 +106,13 @@ impl Followed<'_> {
         let init = self.init_client();
         self.asking.spawn_local(takeover::compare_sockets(init, ours, events.clone()));
         self.asking.spawn_local(takeover::tell_granted(self.world.helper.clone(), events));
+    }
+
+    /// Without a listener that the kernel tells of, its clients cannot be told from others'.
+    fn attend_clients(&mut self) {
+        if let Some(listener) = sockets::inode(&self.world.listener) {
+            self.asking.spawn_local(clients::attend(listener, self.probe.clone()));
+        }
     }
 
     fn watch_for_idleness(&mut self) {

@@ -98,11 +98,10 @@ impl Machine {
         done: &mut Vec<Effect>,
     ) -> Result<(), Verdict> {
         let was_ready = self.forget(part, done);
-        if let Some(why) = self.ending.remove(&part) {
-            self.note_loss(part, Loss::Ended(why), done);
-            return Ok(());
+        match self.ending.remove(&part) {
+            Some(why) => self.note_loss(part, Loss::Ended(why), done),
+            None => self.lose(part, fault, was_ready, now, policy, done)?,
         }
-        self.lose(part, fault, was_ready, now, policy, done)?;
         if part == Part::Containerd && self.live_restore {
             self.end_blind_dockerd(done);
         }
@@ -120,13 +119,20 @@ impl Machine {
         }
     }
 
-    /// End a part that hangs: its end is a death, and it is replaced.
-    pub(super) fn end_hung(&mut self, part: Part, why: String, done: &mut Vec<Effect>) {
-        let outlives_it = part != Part::Dockerd || self.live_restore;
+    /// End a part that hangs: its end is a death, and it is replaced. `containers`: whether any run, which
+    /// are not to end for it.
+    pub(super) fn end_hung(
+        &mut self,
+        part: Part,
+        why: String,
+        containers: bool,
+        done: &mut Vec<Effect>,
+    ) {
+        let outlive_it = part != Part::Dockerd || self.live_restore || !containers;
         let Some(running) = self.slot(part).as_mut().filter(|it| it.ready && !it.timed) else {
             return;
         };
-        if !outlives_it {
+        if !outlive_it {
             done.push(Effect::TellLeft(part, why));
             return;
         }

@@ -30,7 +30,7 @@ fn replace(parts: &[Part]) -> E {
 }
 
 fn hung(part: Part) -> E {
-    E::Hung(part, "why".to_owned())
+    E::Hung { part, why: "why".to_owned(), containers: true }
 }
 
 /// An engine after these events, and what the last one led to.
@@ -74,7 +74,7 @@ fn way_up() {
         (&[E::Begun, E::Ready(C), E::Exited(C, Own)], vec![F::GiveUp(Verdict::TooYoung)], Phase::Dockerd),
         (&[E::Begun, E::Ready(C), E::Exited(D, Own)], vec![F::GiveUp(Verdict::TooYoung)], Phase::Dockerd),
         (&[E::Begun, replace(&[D])], vec![F::Refuse(Refusal::NotUp)], Phase::Containerd),
-        (&[E::Begun, E::Ready(C), E::Configured, E::Ready(D)], vec![F::Signal(D, SIGHUP), F::Watch], Phase::Dockerd),
+        (&[E::Begun, E::Ready(C), E::Configured, E::Ready(D)], vec![F::Configure, F::Signal(D, SIGHUP), F::Watch], Phase::Dockerd),
     ];
     for (events, effects, phase) in rows {
         let (machine, got) = after(true, events);
@@ -118,12 +118,24 @@ fn parts_of_an_engine_that_is_up() {
             no_time(D), ended(D, Why::Asked), time(C, Limit::End), F::Signal(C, SIGTERM)]),
         (true, &[replace(&[C, D]), DOCKERD_DIES, CONTAINERD_DIES], vec![
             no_time(C), ended(C, Why::Asked), time(C, Limit::Start), F::Start(C)]),
+        // While another dockerd starts: it goes with its containerd, too.
+        (true, &[DOCKERD_DIES, replace(&[C, D])], vec![time(C, Limit::End), F::Signal(C, SIGTERM)]),
+        (true, &[DOCKERD_DIES, replace(&[C, D]), CONTAINERD_DIES], vec![
+            no_time(C), ended(C, Why::Asked), time(D, Limit::End), F::Signal(D, SIGKILL),
+            time(C, Limit::Start), F::Start(C)]),
+        // What it is to go by is not shown to one that is being replaced, nor to one that starts.
+        (true, &[replace(&[C, D]), E::Configured], vec![]),
+        (true, &[hung(D), E::Configured], vec![]),
+        (true, &[DOCKERD_DIES, E::Configured, E::Ready(D)], vec![
+            no_time(D), F::Configure, F::Signal(D, SIGHUP), F::TellReplaced(D), F::AnswerWaiting]),
         // One hangs.
         (true, &[hung(D)], vec![
             F::NoteHung(D, "why".into()), time(D, Limit::End), F::Signal(D, SIGKILL)]),
         (true, &[hung(C)], vec![
             F::NoteHung(C, "why".into()), time(C, Limit::End), F::Signal(C, SIGKILL)]),
         (false, &[hung(D)], vec![F::TellLeft(D, "why".into())]),
+        (false, &[E::Hung { part: D, why: "why".to_owned(), containers: false }], vec![
+            F::NoteHung(D, "why".into()), time(D, Limit::End), F::Signal(D, SIGKILL)]),
         (true, &[hung(D), hung(D)], vec![]),
         (true, &[hung(D), DOCKERD_DIES], vec![
             no_time(D), NO_PAUSE, lost(D), time(D, Limit::Start), F::Start(D)]),
