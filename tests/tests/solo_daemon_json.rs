@@ -47,6 +47,7 @@ fn dockerd_refuses_it() {
     let container = user.pid("serve");
     user.write(&file, r#"{"no-such-key": true}"#);
     let mut watch = user.watch();
+    watch.next_status();
     signal(user.pid("dockerd"), Signal::SIGKILL);
     watch.until(|status| status["state"] == "degraded");
     let status = watch.until(|status| status["state"] == "running");

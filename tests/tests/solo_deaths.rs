@@ -406,7 +406,7 @@ fn too_slowly() {
         "[ ! -e ~/broken ] || exec sleep 3600\nexec /usr/sbin/dockerd \"$@\"",
     );
     user.configure(&format!(
-        "dockerd.path = {dockerd:?}\n[engine]\nstart_timeout = \"3s\"\nclient_wait = \"1s\"\n\
+        "dockerd.path = {dockerd:?}\n[engine]\nstart_timeout = \"5s\"\nclient_wait = \"1s\"\n\
          restart = {{ limit = 3, window = \"1s\", delay = \"10ms\" }}\n"
     ));
     user.start();

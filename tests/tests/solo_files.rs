@@ -106,6 +106,7 @@ fn an_exec_of_the_dead() {
     let ends: [fn(&User); 2] = [
         |user| {
             let mut watch = user.watch();
+            watch.next_status();
             signal(user.pid("shim"), Signal::SIGKILL);
             watch.until(|status| status["state"] == "backoff");
             watch.until(|status| status["state"] == "running");

@@ -110,9 +110,14 @@ fn without_containers_under_a_client() {
             wait_gone(victim);
             let noticed = begun.elapsed();
             eprintln!("{part}: ended after {noticed:?}");
-            assert!(noticed < Duration::from_secs(10), "{part}: {noticed:?}");
+            // It is a while until the client is there.
+            assert!(noticed < Duration::from_secs(13), "{part}: {noticed:?}");
         });
-        let status = user.wait_state("running");
+        let status = user.watch().until(|status| {
+            let incidents = status["incidents"].as_array().unwrap();
+            status["state"] == "running"
+                && incidents.iter().any(|it| it["part"] == part && it["kind"] == "replaced")
+        });
         assert_eq!(status["deaths"], Value::Array(vec![]));
     }
 }
@@ -134,14 +139,17 @@ fn rootlesskit_under_containers() {
         let pid = kits.nth(which).unwrap()["pid"].as_u64().unwrap();
         signal(u32::try_from(pid).unwrap(), Signal::SIGSTOP);
         let begun = Instant::now();
-        let status = watch.until(|status| status["state"] == "backoff");
+        // That it dies may be told before all of it is gone.
+        watch.until(|status| status["state"] != "running");
         eprintln!("told after {:?}", begun.elapsed());
         assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        let status = watch.until(|status| status["state"] == "running");
         let death = status["deaths"].as_array().unwrap().last().unwrap();
-        let text = death["text"].as_str().unwrap();
-        assert!(text.starts_with("rootlesskit did not answer for 4.5 s, while it was stopped by SIGSTOP, and was ended; the container that ran"), "{text}");
         assert_eq!(death["part"], "rootlesskit");
-        watch.until(|status| status["state"] == "running");
+        let text = death["text"].as_str().unwrap();
+        assert!(text.starts_with("rootlesskit did not answer for "), "{text}");
+        let how = " s, while it was stopped by SIGSTOP, and was ended; the container that ran";
+        assert!(text.contains(how), "{text}");
         wait_for("the page is back", SOON, || page(user.port(&container)));
     }
     user.ctl("stop").ok();
@@ -202,7 +210,7 @@ fn what_it_costs_to_ask() {
         let ticks: u64 = [fields[11], fields[12]].iter().map(|it| it.parse::<u64>().unwrap()).sum();
         Duration::from_millis(ticks * 10)
     };
-    let parts = ["rootlessd", "init", "shim", "dockerd", "containerd"];
+    let parts = ["rootlessd", "init", "shim", "rootlesskit", "dockerd", "containerd"];
     // What a start has set going comes to rest.
     thread::sleep(Duration::from_secs(5));
     let before = parts.map(used);

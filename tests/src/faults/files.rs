@@ -83,7 +83,8 @@ fn stale_stock(file: &str, content: &str) -> String {
 fn locked(machine: &Machine, state: &str, code: &'static str) -> Trial {
     let directory = format!("{RUNTIME}/{state}");
     let fault = format!(
-        "rootlessctl stop; mkdir -p {directory}; flock {directory}/lock sleep 3 & sleep 0.2
+        "rootlessctl stop; mkdir -p {directory}; flock {directory}/lock sleep 3 &
+         while flock -n {directory}/lock true; do :; done
          rootlessctl start; wait; rootlessctl start"
     );
     let trial = provoke(machine, &fault, &page(), &has_reason(code));

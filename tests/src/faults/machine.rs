@@ -11,7 +11,7 @@ use super::{
     well_within, within,
 };
 use crate::{
-    machine::{Machine, RUNTIME, word},
+    machine::{Machine, RUNTIME, pids, word},
     name_servers,
 };
 
@@ -193,7 +193,12 @@ fn full_configuration(machine: &Machine) -> Trial {
 /// All that is below is there, and nobody finds it any more.
 fn mounted_over(machine: &Machine) -> Trial {
     let path = format!("{RUNTIME}/rootlessd");
-    let fault = format!("mount -t tmpfs -o mode=700,uid=4242,gid=4242 other {path}");
+    let shim = &pids(&machine.wait_known())["shim"][0];
+    // Until it is gone, the engine that nobody finds any more would still answer.
+    let fault = format!(
+        "mount -t tmpfs -o mode=700,uid=4242,gid=4242 other {path}
+         timeout 30 tail --pid={shim} -s 0.002 -f /dev/null"
+    );
     let check = format!("{AS_USER} timeout 5 docker exec web true");
     let trial = provoke_by_root(machine, &fault, &check, &has_reason("runtime-dir-gone"));
     machine.user(["systemctl", "--user", "stop", "rootlessd"]).ok();

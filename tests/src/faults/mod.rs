@@ -158,8 +158,10 @@ impl Harness<'_> {
             let begin = Instant::now();
             let mut trials = vec![];
             for round in 0..rounds {
-                let before = trial::footprint(&machine);
                 let trial = caught(|| {
+                    // All of what the one before has started is there.
+                    machine.wait_known();
+                    let before = trial::footprint(&machine);
                     let mut trial = (row.ours)(&machine, round);
                     trial.left.extend(trial::more_than(&before, &machine));
                     trial

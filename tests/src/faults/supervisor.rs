@@ -130,7 +130,7 @@ pub(super) fn rows() -> Vec<Row> {
 fn supervisor_killed(machine: &Machine) -> Trial {
     let before = machine.wait_known();
     let pid = word(&before["supervisor"]["pid"]);
-    let answers = format!("rootlessctl status --json | grep -v {pid:?} | grep -q '\"supervisor\"'");
+    let answers = another_says(&pid, "supervisor");
     let fault = format!("kill -KILL {pid}");
     let alive_before = alive(machine);
     let mut trial = away(machine, &fault, &answers);
@@ -140,6 +140,13 @@ fn supervisor_killed(machine: &Machine) -> Trial {
         trial.check(pids(&before)[part] == pids(&now)[part], || format!("{part} is another"));
     }
     trial
+}
+
+/// Whether another rootlessd than this one has such a word in its status, as a command of a shell.
+fn another_says(pid: &str, word: &str) -> String {
+    format!(
+        "rootlessctl status --json | tr -d ' \\n' | grep -v '\"pid\":{pid}[,}}]' | grep -q '\"{word}\"'"
+    )
 }
 
 /// While there is no bus, it is asked and told what to do by varlink; it has its name again when there is one.
@@ -191,7 +198,7 @@ fn supervisor_killed_at_rest(machine: &Machine) -> Trial {
     let before = alive(machine);
     machine.ctl(["stop"]);
     let pid = word(&machine.status()["supervisor"]["pid"]);
-    let answers = format!("rootlessctl status --json | grep -v {pid:?} | grep -q '\"stopped\"'");
+    let answers = another_says(&pid, "stopped");
     let mut trial = timed_by_user(machine, &format!("kill -KILL {pid}"), &answers);
     machine.ctl(["start"]);
     machine.wait_page();

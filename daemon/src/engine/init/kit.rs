@@ -9,7 +9,7 @@ use super::hung;
 use crate::{
     engine::dir::EngineDir,
     sys::{
-        activity::{Activity, Doing},
+        activity::Activity,
         http,
         process::{Identity, Stat},
     },
@@ -49,7 +49,7 @@ impl Kit {
 }
 
 fn is_stopped(pid: u32) -> bool {
-    Activity::of(pid).is_some_and(|activity| activity.doing == Doing::Stopped)
+    Stat::of(pid).is_some_and(|stat| stat.state == 'T')
 }
 
 /// Ask it at `socket` what it is. Its child has no answer of its own, and is as good as silent when
