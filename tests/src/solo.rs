@@ -124,6 +124,15 @@ impl User {
         path
     }
 
+    /// Write such a script that is to be run in the place of one of the system's programs: its path, and the
+    /// line of the configuration by which it is found first.
+    pub fn script_before(&self, program: &str, script: &str) -> (PathBuf, String) {
+        let path = self.script(Path::new("bin").join(program), script);
+        let bin = path.parent().expect("a directory").display();
+        let line = format!("environment.PATH = \"{bin}:/usr/local/bin:/usr/bin:/usr/sbin:/bin\"\n");
+        (path, line)
+    }
+
     fn give(&self, path: &Path, mode: u32) {
         fs::set_permissions(path, Permissions::from_mode(mode)).expect("chmod");
         chown(path, Some(self.uid), Some(self.uid)).expect("chown");

@@ -64,8 +64,8 @@ fn at_every_moment_of_a_start() {
 #[test]
 fn a_child_that_dies_while_the_network_is_connected() {
     let user = User::new();
-    let network = user.script(
-        "bin/slirp4netns",
+    let (_, path) = user.script_before(
+        "slirp4netns",
         r#"case "$*" in *-help*) exec /usr/bin/slirp4netns "$@";; esac
         [ -e ~/killed ] && exec /usr/bin/slirp4netns "$@"
         touch ~/killed
@@ -73,8 +73,6 @@ fn a_child_that_dies_while_the_network_is_connected() {
         kill -9 "$child" && printf 1 >&3
         exec sleep 3600"#,
     );
-    let bin = network.parent().unwrap().display();
-    let path = format!("environment.PATH = \"{bin}:/usr/local/bin:/usr/bin:/bin\"\n");
     user.configure(&format!("{ON_DEMAND}{path}engine.network.driver = \"slirp4netns\"\n"));
     user.daemonize();
     let mut watch = user.watch();

@@ -83,9 +83,8 @@ fn leftovers_of_the_dead() {
 fn a_child_pid_of_the_dead() {
     let user = User::new();
     let slow = "[ \"$1\" != --help ] || sleep 0.5\nexec /usr/bin/slirp4netns \"$@\"";
-    let program = user.script("bin/slirp4netns", slow);
-    let bin = program.parent().unwrap().display();
-    user.configure(&format!("environment.PATH = \"{bin}:/usr/bin:/usr/sbin\""));
+    let (_, path) = user.script_before("slirp4netns", slow);
+    user.configure(&path);
     user.write(user.runtime.join("dockerd-rootless/child_pid"), "1");
     user.start();
     let status = user.status();
@@ -97,9 +96,8 @@ fn a_child_pid_of_the_dead() {
 fn an_exec_of_the_dead() {
     let user = User::new();
     let slow = "case \" $* \" in *' exec '*) sleep 600;; esac\nexec /usr/sbin/runc \"$@\"";
-    let program = user.script("bin/runc", slow);
-    let bin = program.parent().unwrap().display();
-    user.configure(&format!("environment.PATH = \"{bin}:/usr/bin:/usr/sbin\""));
+    let (_, path) = user.script_before("runc", slow);
+    user.configure(&path);
     user.start();
     user.load_image();
     user.docker("run -d --name web --restart unless-stopped rootlessd/tiny").ok();

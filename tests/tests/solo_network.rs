@@ -278,12 +278,8 @@ fn that_cannot_be_replaced() {
         "[ ! -e {} ] || {{ echo 'the cable is cut' >&2; exit 3; }}\nexec /usr/bin/slirp4netns \"$@\"",
         broken.display()
     );
-    let network = user.script("bin/slirp4netns", &script);
-    let bin = network.parent().unwrap().display();
-    user.configure(&format!(
-        "environment.PATH = \"{bin}:/usr/local/bin:/usr/bin:/bin\"\n\
-         engine.network.driver = \"slirp4netns\"\n"
-    ));
+    let (network, path) = user.script_before("slirp4netns", &script);
+    user.configure(&format!("{path}engine.network.driver = \"slirp4netns\"\n"));
     user.start();
     user.load_image();
     let (container, port) = user.serve_page("");
@@ -313,19 +309,15 @@ fn that_cannot_be_replaced() {
 #[test]
 fn that_dies_on_the_way_up() {
     let user = User::new();
-    let network = user.script(
-        "bin/slirp4netns",
+    let (_, path) = user.script_before(
+        "slirp4netns",
         r#"case "$*" in *-help*) exec /usr/bin/slirp4netns "$@";; esac
         [ -e ~/died ] && exec /usr/bin/slirp4netns "$@"
         touch ~/died
         printf 1 >&3
         exit 3"#,
     );
-    let bin = network.parent().unwrap().display();
-    user.configure(&format!(
-        "{ON_DEMAND}environment.PATH = \"{bin}:/usr/local/bin:/usr/bin:/bin\"\n\
-         engine.network.driver = \"slirp4netns\"\n"
-    ));
+    user.configure(&format!("{ON_DEMAND}{path}engine.network.driver = \"slirp4netns\"\n"));
     user.daemonize();
     let mut watch = user.watch();
     watch.next_status();
@@ -346,13 +338,11 @@ fn that_is_not_tried_again() {
          exec /usr/bin/slirp4netns \"$@\"",
         broken.display()
     );
-    let network = user.script("bin/slirp4netns", &script);
+    let (_, path) = user.script_before("slirp4netns", &script);
     let configure = |on_loss: &str| {
         user.configure(&format!(
-            "environment.PATH = \"{}:/usr/local/bin:/usr/bin:/bin\"\n\
-             engine.restart.delay = \"10ms\"\n\
-             engine.network = {{ driver = \"slirp4netns\", on_loss = \"{on_loss}\" }}\n",
-            network.parent().unwrap().display()
+            "{path}engine.restart.delay = \"10ms\"\n\
+             engine.network = {{ driver = \"slirp4netns\", on_loss = \"{on_loss}\" }}\n"
         ));
     };
     let lose = || signal(helper(&user).unwrap().pid, Signal::SIGKILL);
